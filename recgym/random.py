@@ -1,0 +1,69 @@
+"""Counter-based random draws: pure functions of a key, so batch size, order and device change nothing.
+
+A key is a 64-bit integer. `session_keys` makes one per session from a seed; `fold` derives a new key from a key and a
+number (a step, a purpose); `uniform(keys, n)` gives n independent draws for each key. Nothing here keeps state and
+nothing touches torch's or numpy's global generators.
+
+The mixing function is SplitMix64's finaliser. Source: Steele, Lea, Flood (2014), "Fast splittable pseudorandom number
+generators", figure 15; constants of David Stafford's variant 13.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15, the odd number nearest 2^64 / golden ratio, as signed
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64 by `bits`."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser, a bijection of 64 bits; same shape."""
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def session_keys(seed: int, count: int, *, first: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """Keys of sessions first .. first + count - 1 under `seed`, (count,) int64."""
+    root = _mix(torch.tensor(seed, dtype=torch.int64, device=device) * _GAMMA + 1)
+    return fold(root.expand(count), torch.arange(first, first + count, device=device))
+
+
+def fold(keys: Tensor, data: int | Tensor) -> Tensor:
+    """New keys from keys and numbers: same shape as `keys`; `data` is an int or an int64 tensor that broadcasts."""
+    if isinstance(data, int):
+        data = torch.tensor(data, dtype=torch.int64, device=keys.device)
+    return _mix(keys ^ ((data + 1) * _GAMMA))
+
+
+def bits(keys: Tensor, n: int) -> Tensor:
+    """`n` independent 64-bit draws per key: (B,) -> (B, n) int64."""
+    counter = torch.arange(1, n + 1, device=keys.device) * _GAMMA  # (n,)
+    return _mix(keys.unsqueeze(-1) + counter)
+
+
+def uniform(keys: Tensor, n: int) -> Tensor:
+    """`n` independent U[0, 1) draws per key: (B,) -> (B, n) float32, on a grid of 2^-24."""
+    return _shift(bits(keys, n), 40).to(torch.float32) * 2.0**-24
+
+
+def gumbel(keys: Tensor, n: int) -> Tensor:
+    """`n` standard Gumbel draws per key, (B, n) float32: argmax(logits + gumbel) ~ softmax(logits)."""
+    return -torch.log(-torch.log(_open_uniform(keys, n)))
+
+
+def normal(keys: Tensor, n: int) -> Tensor:
+    """`n` standard normal draws per key, (B, n) float32, by the inverse of the normal distribution function."""
+    return torch.special.ndtri(_open_uniform(keys, n))
+
+
+def _open_uniform(keys: Tensor, n: int) -> Tensor:
+    """U(0, 1) without its ends, (B, n) float32, on the odd multiples of 2^-24."""
+    return (_shift(bits(keys, n), 41).to(torch.float32) + 0.5) * 2.0**-23
