@@ -61,7 +61,8 @@ def gumbel(keys: Tensor, n: int) -> Tensor:
 
 def normal(keys: Tensor, n: int) -> Tensor:
     """`n` standard normal draws per key, (B, n) float32, by the inverse of the normal distribution function."""
-    return torch.special.ndtri(_open_uniform(keys, n))
+    draws: Tensor = torch.special.ndtri(_open_uniform(keys, n))
+    return draws
 
 
 def _open_uniform(keys: Tensor, n: int) -> Tensor:

@@ -11,7 +11,8 @@ Tree = TypeVar("Tree")
 
 def take(tree: Tree, rows: Tensor) -> Tree:
     """The given rows of every tensor of a nested NamedTuple; `rows` (R,) int64 -> leading dimension R."""
-    return _map(lambda leaf: leaf[rows], tree)
+    rows_of: Tree = _map(lambda leaf: leaf[rows], tree)
+    return rows_of
 
 
 def put(tree: Tree, rows: Tensor, new: Tree) -> Tree:
