@@ -11,12 +11,12 @@ from torch import Tensor
 class History(NamedTuple):
     """The last L items that each of B users met, with their feedback.
 
-    Slot `count % L` is written next, so a left-padded array with count 0 is already a valid ring.
+    Slot `pushes % L` is written next, so a left-padded array with no pushes is already a valid ring.
     """
 
     items: Tensor  # (B, L) int64: 1..N, 0 where nothing stands yet
     feedback: Tensor  # (B, L, F) float32
-    count: Tensor  # (B,) int64: items pushed since the ring was made
+    pushes: Tensor  # (B,) int64: items pushed since the ring was made
 
 
 def empty(batch: int, length: int, num_kinds: int, *, device: torch.device | str = "cpu") -> History:
@@ -30,27 +30,27 @@ def empty(batch: int, length: int, num_kinds: int, *, device: torch.device | str
 
 def of_padded(items: Tensor, feedback: Tensor) -> History:
     """Rings that hold left-padded `items` (B, L) and `feedback` (B, L, F); the arrays are copied."""
-    count = torch.zeros(len(items), dtype=torch.int64, device=items.device)
-    return History(items.to(torch.int64, copy=True), feedback.to(torch.float32, copy=True), count)
+    pushes = torch.zeros(len(items), dtype=torch.int64, device=items.device)
+    return History(items.to(torch.int64, copy=True), feedback.to(torch.float32, copy=True), pushes)
 
 
 def push(history: History, items: Tensor, feedback: Tensor) -> History:
     """Append `items` (B,) with `feedback` (B, F), in place; rows whose item is 0 stay as they are."""
     batch, length = history.items.shape
-    slot = history.count.remainder(length)
+    slot = history.pushes.remainder(length)
     slot += torch.arange(batch, device=slot.device) * length  # (B,) rows of the flat rings
     flat_items, flat_feedback = history.items.view(-1), history.feedback.view(batch * length, -1)
     met = items > 0  # (B,)
     flat_items[slot] = torch.where(met, items, flat_items[slot])
     flat_feedback[slot] = torch.where(met.unsqueeze(1), feedback, flat_feedback[slot])
-    history.count.add_(met)
+    history.pushes.add_(met)
     return history
 
 
 def ordered(history: History) -> tuple[Tensor, Tensor]:
     """Items (B, L) and feedback (B, L, F), most recent last, padding on the left."""
     batch, length = history.items.shape
-    place = torch.arange(length, device=history.count.device)
-    slots = (history.count.unsqueeze(1) + place).remainder(length)  # (B, L)
+    place = torch.arange(length, device=history.pushes.device)
+    slots = (history.pushes.unsqueeze(1) + place).remainder(length)  # (B, L)
     rows = torch.arange(batch, device=slots.device).unsqueeze(1)  # (B, 1)
     return history.items[rows, slots], history.feedback[rows, slots]
