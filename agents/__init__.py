@@ -1,0 +1,28 @@
+"""Recommendation policies: trivial ones, and agents that train one. Importing this package registers all of them.
+
+`AGENTS` maps names to string entry points of agent configs; `register_agent` adds one from anywhere. Policies are
+registered with `recgym.policy`, so that `load_policy` finds them.
+"""
+
+from agents.task import AGENTS, Agent, Task, make_agent, register_agent
+from recgym.policy import register_policy
+
+__all__ = ["AGENTS", "BASELINES", "Agent", "Task", "make_agent", "register_agent"]
+
+BASELINES: dict[str, str] = {
+    "random": "agents.baselines:Random",
+    "popularity": "agents.baselines:Popularity",
+    "repeat-history": "agents.baselines:RepeatHistory",
+    "item-knn": "agents.item_knn:ItemKNN",
+    "backbone-greedy": "agents.baselines:BackboneGreedy",
+    "explore-then-commit": "agents.explore_then_commit:ExploreThenCommit",
+}
+"""Entry point of every trivial policy, by name, in the order of the report's rows."""
+
+for _name, _entry_point in BASELINES.items():
+    register_policy(_name, _entry_point)
+
+register_policy("scoring", "agents.scoring:ScoringPolicy")
+for _name in ("dqn", "ppo", "a2c", "cql"):
+    register_agent(_name, f"agents.{_name}:{_name.upper()}")
+    register_policy(_name, "agents.scoring:ScoringPolicy")
