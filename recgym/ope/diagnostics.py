@@ -105,7 +105,6 @@ class Support:
     """Estimated share of the target policy's choices that the logger never makes, max(0, 1 - mean ratio): under the
     logger, E[pi / mu] is exactly the target's probability on what the logger can show."""
     num_episodes: int
-    num_users: int
 
 
 def support(ratios: DoubleArray, episode: IntArray, user: IntArray) -> Support:
@@ -116,7 +115,7 @@ def support(ratios: DoubleArray, episode: IntArray, user: IntArray) -> Support:
     total = float(weight.sum())
     ordered = np.sort(weight)[::-1]
     top = ordered[: max(1, len(ordered) // 100)]
-    who, index = np.unique(user, return_inverse=True)
+    index = np.unique(user, return_inverse=True)[1]  # (E,)
     steps = np.bincount(index[episode])  # (U,)
     mean = float(ratios.mean())
     deviation = np.bincount(index[episode], weights=ratios) - mean * steps  # (U,)
@@ -130,7 +129,6 @@ def support(ratios: DoubleArray, episode: IntArray, user: IntArray) -> Support:
         mean_ratio_error=float(np.sqrt((deviation**2).sum())) / len(ratios),
         unsupported=max(0.0, 1.0 - mean),
         num_episodes=len(weight),
-        num_users=len(who),
     )
 
 
@@ -139,27 +137,32 @@ def judge(found: Support, thresholds: Thresholds, *, per: str) -> tuple[Verdict,
     off = abs(found.mean_ratio - 1) > thresholds.standard_errors * found.mean_ratio_error
     unit = "sessions" if per == "session" else "impressions"
     shorter = ', or ask per step (per="step")' if per == "session" else ""
-    findings = [  # (exceeds weak, exceeds all, words)
+    findings: list[tuple[bool, bool, str]] = [  # (exceeds weak, exceeds all, words)
         (
-            *(found.effective_sample_size < least for least in thresholds.effective_episodes),
+            found.effective_sample_size < thresholds.effective_episodes[0],
+            found.effective_sample_size < thresholds.effective_episodes[1],
             f"the {found.num_episodes} logged {unit} are worth {found.effective_sample_size:.1f} of this policy's own; "
             f"log more {unit}, explore more in the logging policy, or test a policy closer to it{shorter}",
         ),
         (
-            *(not found.largest_share <= most for most in thresholds.largest_share),
+            not found.largest_share <= thresholds.largest_share[0],
+            not found.largest_share <= thresholds.largest_share[1],
             f"the heaviest of the {unit} holds {found.largest_share:.0%} of all weight (weight "
-            f"{found.largest_weight:.3g}), the heaviest 1% hold {found.top_percent_share:.0%}; one different click would "
-            f"move the estimate; give every item a floor probability when logging{shorter}",
+            f"{found.largest_weight:.3g}), the heaviest 1% hold {found.top_percent_share:.0%}; one different click "
+            f"would move the estimate; give every item a floor probability when logging{shorter}",
         ),
         (
-            *(off and found.unsupported > most for most in thresholds.unsupported),
-            f"about {found.unsupported:.0%} of what this policy would show was (almost) never shown by the logging policy "
-            f"(mean weight {found.mean_ratio:.2f}, should be 1); collect logs in which those items are explored",
+            off and found.unsupported > thresholds.unsupported[0],
+            off and found.unsupported > thresholds.unsupported[1],
+            f"about {found.unsupported:.0%} of what this policy would show was (almost) never shown by the "
+            f"logging policy (mean weight {found.mean_ratio:.2f}, should be 1); "
+            "collect logs in which those items are explored",
         ),
         (
-            *(off and found.mean_ratio - 1 > most for most in thresholds.weight_excess),
-            f"the mean weight is {found.mean_ratio:.2f} and should be 1: the logged propensities do not belong to these "
-            "items or contexts; check how they are logged (slot, candidate set, policy version)",
+            off and found.mean_ratio - 1 > thresholds.weight_excess[0],
+            off and found.mean_ratio - 1 > thresholds.weight_excess[1],
+            f"the mean weight is {found.mean_ratio:.2f} and should be 1: the logged propensities do not belong to "
+            "these items or contexts; check how they are logged (slot, candidate set, policy version)",
         ),
     ]
     words = tuple(text for weak, _, text in findings if weak)
@@ -172,21 +175,31 @@ def conclude(
     estimator: str,
     interval: Interval,
     question: Question,
-    found: Support,
+    found: Support | None,
     *,
-    sample_size: int,
+    user: IntArray,
     warnings: tuple[str, ...] = (),
     cap: Verdict = "supported",
 ) -> Estimate:
-    """Join a value, its interval and its support to an estimate; `cap` is the best verdict allowed."""
-    limits = question.thresholds
-    verdict, words = judge(found, limits, per=question.per)
+    """Join a value, its interval and its support to an estimate.
+
+    Args:
+        estimator: Name for the report.
+        interval: The value and its interval.
+        question: What was asked.
+        found: Support of the importance weights; None where the estimator uses none.
+        user: (E,) who each episode belongs to.
+        warnings: What else the reader has to know, put first.
+        cap: The best verdict allowed.
+    """
+    limits, num_users = question.thresholds, len(np.unique(user))
+    verdict, words = judge(found, limits, per=question.per) if found else ("supported", ())
     half = (interval.high - interval.low) / 2
     if not half <= limits.half_width * abs(interval.value):
         words += (f"the interval is ± {half:.3g} around {interval.value:.3g}: more users are needed to read the value",)
         verdict = worse(verdict, "weak")
-    if found.num_users < limits.users:
-        words += (f"{found.num_users} users are too few for an interval; log at least {limits.users}",)
+    if num_users < limits.users:
+        words += (f"{num_users} users are too few for an interval; log at least {limits.users}",)
         verdict = worse(verdict, "weak")
     return Estimate(
         estimator=estimator,
@@ -194,8 +207,8 @@ def conclude(
         low=interval.low,
         high=interval.high,
         level=interval.level,
-        effective_sample_size=found.effective_sample_size,
-        sample_size=sample_size,
+        effective_sample_size=found.effective_sample_size if found else math.nan,
+        sample_size=len(user),
         verdict=worse(verdict, cap),
         warnings=warnings + words,
     )

@@ -71,7 +71,7 @@ class DoublyRobust:
             per_episode, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates
         )
         found = support(ratios, view.episode, view.user)
-        return conclude("DR", interval, asked, found, sample_size=view.num_episodes, warnings=words)
+        return conclude("DR", interval, asked, found, user=view.user, warnings=words)
 
     def _cross_fit(self, view: Transitions, policy: Policy) -> tuple[Values, tuple[str, ...]]:
         """Q along the whole log, each user's part by a fit that never saw that user."""

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recgym.ope.diagnostics import Question, conclude, support, withheld
+from recgym.ope.diagnostics import Question, conclude, judge, support, withheld, worse
 from recgym.ope.importance import episode_sums
 from recgym.ope.intervals import bootstrap_mean
 from recgym.ope.views import chunks, final_observation, first_steps, observe, single_steps
 from recgym.ope.weights import SupportError, action_distribution, step_ratios, target_probabilities
-from recgym.types import DoubleArray, Estimate, Policy, Transitions
+from recgym.types import DoubleArray, Estimate, FloatArray, Policy, Transitions
 
 _KEEP = 1 << 26  # target probabilities kept between passes, in numbers (256 MiB); beyond it they are computed again
 
@@ -119,7 +119,7 @@ class LoggedTarget:
             raise ValueError(f"fitted Q evaluation is for one item a step, got slates of {logged.action.shape[1]}")
         self.logged, self.policy = logged, policy
         self.features = _features(logged.state, logged.context)  # (T, D + C)
-        self.action = torch.from_numpy(logged.action[:, 0])  # (T,)
+        self.action = torch.tensor(logged.action[:, 0])  # (T,)
         first_steps(logged.episode)
         last = np.append(np.diff(logged.episode) != 0, True)  # (T,)
         cut = last & logged.truncated & ~logged.terminated
@@ -228,11 +228,11 @@ class FittedQ:
             ratios = step_ratios(target_probabilities(policy, view), view.propensity)
         except SupportError as reason:
             words += (f"support cannot be checked: {reason}",)
-            ratios = np.ones(view.num_steps)
+            return conclude("FQE", interval, asked, None, user=view.user, warnings=words, cap="weak")
         alone = single_steps(view)  # the fit extrapolates step by step, so support is a matter of single steps
-        found = support(ratios, alone.episode, alone.user)
-        estimate = conclude("FQE", interval, asked, found, sample_size=view.num_episodes, warnings=words, cap="weak")
-        return estimate
+        verdict, doubts = judge(support(ratios, alone.episode, alone.user), asked.thresholds, per="step")
+        cap = worse(verdict, "weak")
+        return conclude("FQE", interval, asked, None, user=view.user, warnings=words + doubts, cap=cap)
 
 
 def cut_words(target: LoggedTarget) -> tuple[str, ...]:
@@ -252,6 +252,6 @@ def _plausible(value: float, returns: DoubleArray) -> bool:
     return math.isfinite(value) and low - margin <= value <= high + margin
 
 
-def _features(state: np.ndarray, context: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _features(state: FloatArray, context: FloatArray) -> Tensor:
     """State and context side by side, (T, D + C) float32."""
     return torch.from_numpy(np.concatenate([state, context], axis=1)).float()

@@ -20,7 +20,7 @@ def episode_sums(values: DoubleArray, episode: IntArray, discount: float) -> Dou
     """sum_t discount^t x_t of each episode, t its place in the episode: (T,), (T,) -> (E,) float64."""
     start = first_steps(episode)
     place = np.arange(len(episode)) - start[episode]
-    return np.bincount(episode, weights=values * discount**place, minlength=len(start))
+    return np.bincount(episode, weights=values * discount**place, minlength=len(start)).astype(np.float64)
 
 
 def per_decision(ratios: DoubleArray, reward: DoubleArray, episode: IntArray, discount: float) -> DoubleArray:
@@ -36,13 +36,15 @@ def trajectory_wise(ratios: DoubleArray, reward: DoubleArray, episode: IntArray,
 
     Source: Horvitz and Thompson (1952); Precup, Sutton and Singh (2000), equation 3.
     """
-    return last_weights(ratios, episode) * episode_sums(reward, episode, discount)
+    values: DoubleArray = last_weights(ratios, episode) * episode_sums(reward, episode, discount)
+    return values
 
 
 def last_weights(ratios: DoubleArray, episode: IntArray) -> DoubleArray:
     """rho_0 ... rho_H of each whole episode, (E,)."""
     last = np.append(first_steps(episode)[1:], len(episode)) - 1
-    return cumulative_weights(ratios, episode)[last]
+    weights: DoubleArray = cumulative_weights(ratios, episode)[last]
+    return weights
 
 
 def weighted_per_decision_terms(
@@ -96,7 +98,7 @@ class Ips:
         values = returns(ratios, view.reward.astype(np.float64), view.episode, asked.discount)
         interval = bootstrap_mean(values, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
         found = support(ratios, view.episode, view.user)
-        return conclude("IPS", interval, asked, found, sample_size=view.num_episodes, warnings=cut_warning(view))
+        return conclude("IPS", interval, asked, found, user=view.user, warnings=cut_warning(view))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ class Snips:
             above, below, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates
         )
         found = support(ratios, view.episode, view.user)
-        return conclude("SNIPS", interval, asked, found, sample_size=view.num_episodes, warnings=cut_warning(view))
+        return conclude("SNIPS", interval, asked, found, user=view.user, warnings=cut_warning(view))
 
 
 def cut_warning(view: Transitions) -> tuple[str, ...]:

@@ -195,7 +195,8 @@ def _per_user(values: Numbers, users: Numbers) -> DoubleArray:
 
 def _sum_of_ratios(above: DoubleArray, below: DoubleArray) -> DoubleArray:
     """sum_h above / below, (R, H) -> (R,); nan where a denominator is 0."""
-    return (above / np.where(below == 0, np.nan, below)).sum(axis=1)
+    total: DoubleArray = (above / np.where(below == 0, np.nan, below)).sum(axis=1)
+    return total
 
 
 def _linearised(values: Numbers, users: Numbers, level: float) -> tuple[float, DoubleArray]:

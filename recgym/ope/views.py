@@ -30,7 +30,7 @@ def single_steps(logged: Transitions) -> Transitions:
 def observe(logged: Transitions, rows: slice) -> Observation:
     """What the platform saw before the given steps, as the observation that a policy takes (leading dimension B)."""
     return Observation(
-        context=torch.from_numpy(logged.context[rows]),
+        context=torch.tensor(logged.context[rows]),
         state=_tensor(logged.state, rows),
         items=_tensor(logged.items, rows),
         feedback=_tensor(logged.history, rows),
@@ -40,8 +40,8 @@ def observe(logged: Transitions, rows: slice) -> Observation:
 
 def final_observation(logged: Transitions, episodes: IntArray) -> Observation:
     """What the platform saw after the last step of the given episodes (state and context; nothing is masked)."""
-    state = None if logged.final_state is None else torch.from_numpy(logged.final_state[episodes])
-    return Observation(context=torch.from_numpy(logged.final_context[episodes]), state=state)
+    state = None if logged.final_state is None else torch.tensor(logged.final_state[episodes])
+    return Observation(context=torch.tensor(logged.final_context[episodes]), state=state)
 
 
 def take_episodes(logged: Transitions, keep: BoolArray) -> Transitions:
@@ -87,7 +87,7 @@ def first_steps(episode: IntArray) -> IntArray:
 
 
 def _tensor(array: npt.NDArray[_Scalar] | None, rows: slice) -> torch.Tensor | None:
-    return None if array is None else torch.from_numpy(array[rows])
+    return None if array is None else torch.tensor(array[rows])
 
 
 def _where(array: npt.NDArray[_Scalar] | None, rows: BoolArray) -> npt.NDArray[_Scalar] | None:

@@ -54,7 +54,8 @@ def target_probabilities(policy: Policy, logged: Transitions, *, chunk: int = 10
         shown = logged.action[rows, 0]
         if shown.min() < 1 or shown.max() > probability.shape[1]:
             raise ValueError(
-                f"the log shows items {shown.min()}..{shown.max()}, policy {policy.name!r} knows 1..{probability.shape[1]}"
+                f"the log shows items {shown.min()}..{shown.max()}, "
+                f"policy {policy.name!r} knows 1..{probability.shape[1]}"
             )
         found[rows] = probability.gather(1, torch.from_numpy(shown)[:, None] - 1)[:, 0].double().numpy()
     return found
