@@ -4,6 +4,9 @@
 registered with `recgym.policy`, so that `load_policy` finds them.
 """
 
+import contextlib
+import importlib
+
 from agents.task import AGENTS, Agent, Task, make_agent, register_agent
 from recgym.policy import register_policy
 
@@ -18,6 +21,10 @@ BASELINES: dict[str, str] = {
     "explore-then-commit": "agents.explore_then_commit:ExploreThenCommit",
 }
 """Entry point of every trivial policy, by name, in the order of the report's rows."""
+
+# SB3 and d3rlpy import the old `gym` where it is installed, which prints that it is unmaintained. Nobody here uses it.
+with contextlib.suppress(ImportError):
+    importlib.import_module("gym_notices.notices").notices.clear()
 
 for _name, _entry_point in BASELINES.items():
     register_policy(_name, _entry_point)

@@ -15,7 +15,7 @@ from torch import Tensor
 from agents.networks import features_of
 from recgym.env.session import Sessions
 from recgym.random import fold, session_keys
-from recgym.trees import put
+from recgym.trees import leaves, put
 from recgym.types import BoolArray, FloatArray, IntArray
 
 _Step = tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]
@@ -95,6 +95,23 @@ class SessionsVecEnv(VecEnv):  # type: ignore[misc]
         lengths = np.concatenate([np.zeros(0, np.int64), *self._ended_lengths])
         self._ended_returns, self._ended_lengths = [], []
         return returns, lengths
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sessions in progress, as tensors; their keys follow from the seed."""
+        return {
+            "leaves": [leaf.clone() for leaf in leaves(self._state)],
+            "episode": self._episode.clone(),
+            "return": torch.from_numpy(self._return.copy()),
+            "length": torch.from_numpy(self._length.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the sessions that `state_dict` gave, under the same seed."""
+        self._state = self.sessions.reset(self._keys)
+        for leaf, saved in zip(leaves(self._state), state["leaves"], strict=True):
+            leaf.copy_(saved)
+        self._episode = state["episode"].clone()
+        self._return, self._length = state["return"].numpy().copy(), state["length"].numpy().copy()
 
     def _restart_rows(self, rows: Tensor) -> Tensor:
         fresh = self.sessions.reset(fold(self._keys[rows], self._episode[rows]))

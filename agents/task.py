@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
+from torch import Tensor
+
 from recgym.backbones.backbone import Backbone
 from recgym.env.session import Sessions
 from recgym.policy import StoredPolicy
@@ -23,6 +26,11 @@ class Task:
     """The platform's encoder, whose states the policy reads and whose item vectors its head starts from."""
     logged: Transitions | None = None
     """Transitions for agents that learn from logs (CQL)."""
+
+    def item_vectors(self) -> tuple[Tensor, Tensor]:
+        """The backbone's item vectors (N, D) and biases (N,), detached copies on the CPU."""
+        with torch.no_grad():
+            return self.backbone.item_vectors().float().cpu().clone(), self.backbone.item_bias().float().cpu().clone()
 
 
 class Agent(Protocol):
@@ -48,7 +56,7 @@ AGENTS: dict[str, str] = {}
 
 
 def register_agent(name: str, entry_point: str) -> None:
-    """Register the agent config at "module:Config" under `name`; register the name of its policies too.
+    """Register the agent config at "module:Config" under `name`.
 
     Raises:
         ValueError: the entry point is not "module:Config", or the name is taken.

@@ -1,0 +1,100 @@
+"""What every training run leaves behind: a learning curve, TensorBoard events, a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import pickle
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from recgym.files import FormatError, write_bytes
+from recgym.random import session_keys
+
+CHECKPOINT = "checkpoints/last.pt"
+Row = dict[str, float | None]
+
+
+class LearningCurve:
+    """Rows of the learning curve: `log.jsonl`, rewritten whole with each row, and TensorBoard events beside it."""
+
+    def __init__(self, folder: Path, rows: list[Row]) -> None:
+        """Go on after `rows`, those of the checkpoint (empty at the start)."""
+        self.folder, self.rows = folder, list(rows)
+        self._events = SummaryWriter(str(folder / "tensorboard"))
+
+    def add(self, row: Row) -> None:
+        """Append a row; its `step` is the abscissa."""
+        self.rows.append(row)
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
+        write_bytes(self.folder / "log.jsonl", text.encode())
+        for name, value in row.items():
+            if value is not None and name != "step":
+                self._events.add_scalar(name, value, int(row["step"] or 0))
+
+    def close(self) -> None:
+        """Flush the events."""
+        self._events.close()
+
+
+@contextmanager
+def isolated_randomness() -> Iterator[None]:
+    """Give the global generators of Python, numpy and torch back as they were; SB3 and d3rlpy draw from them."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def seed_segment(seed: int, segment: int) -> None:
+    """Seed the global generators for one segment of a run, so that a resumed run draws what it would have drawn."""
+    number = int(session_keys(seed, 1, first=segment)) % 2**32
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002
+    torch.manual_seed(number)
+
+
+def describe(agent: Any, seed: int) -> str:
+    """The agent's config and seed as JSON: what a checkpoint must share with the run that resumes it."""
+    return json.dumps({"agent": type(agent).__name__, "seed": seed, **dataclasses.asdict(agent)}, sort_keys=True)
+
+
+def save_checkpoint(folder: Path, run: str, content: dict[str, Any]) -> None:
+    """Write tensors, numbers and lists of the run described by `run`, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({"format": "recgym-checkpoint-1", "run": run, **content}, buffer)
+    write_bytes(folder / CHECKPOINT, buffer.getvalue())
+
+
+def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
+    """The checkpoint in `folder`, or None where a run has not come to its first.
+
+    Raises:
+        FormatError: the file is truncated or foreign, or belongs to a run with other settings or another seed.
+    """
+    file = folder / CHECKPOINT
+    if not file.exists():
+        return None
+    try:
+        content = torch.load(file, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise FormatError(f"{file}: not a checkpoint ({error}); delete it to train from the start") from error
+    if not isinstance(content, dict) or content.get("format") != "recgym-checkpoint-1":
+        raise FormatError(f"{file}: field 'format' is not 'recgym-checkpoint-1'; delete it to train from the start")
+    theirs, ours = json.loads(content["run"]), json.loads(run)
+    other = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    if other:
+        changes = ", ".join(f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}" for name in other)
+        raise FormatError(f"{file}: belongs to a run with other settings ({changes}); resume with those, or start anew")
+    return content

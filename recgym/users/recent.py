@@ -1,0 +1,75 @@
+"""Short-term memory of a session: what was shown and consumed in the last few turns.
+
+Boredom and satiation live here; a state of the whole history blurs them. The same code runs in the simulator, step by
+step, and over logged sessions in training, so the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MEMORY = 10
+"""Items remembered, W."""
+NUM_FEATURES = 7
+"""Features of one item in one session, X: see `features`."""
+_FAST = 0.6
+"""Decay per item of the faster of the two traces; the slower one is the plain share of the last W."""
+
+
+class Recent(NamedTuple):
+    """The last W items of B sessions, oldest first."""
+
+    depth: Tensor  # (B,) float32: slates met in this session
+    topics: Tensor  # (B, W) int64: topic of each item (its category, or itself), 0 = nothing yet
+    positive: Tensor  # (B, W) float32: 1 where its first feedback was positive
+
+
+def fresh(batch: int, *, device: torch.device | str = "cpu") -> Recent:
+    """Sessions in which nothing has happened."""
+    topics = torch.zeros(batch, MEMORY, dtype=torch.int64, device=device)
+    return Recent(torch.zeros(batch, device=device), topics, torch.zeros(batch, MEMORY, device=device))
+
+
+def trace_weights(*, device: torch.device | str = "cpu") -> Tensor:
+    """Weights of the fast and the slow trace over the last W items, (W, 2); each sums to one."""
+    age = torch.arange(MEMORY - 1, -1, -1, device=device)
+    fast = _FAST**age
+    return torch.stack([fast / fast.sum(), torch.full_like(fast, 1 / MEMORY)], 1)
+
+
+def features(recent: Recent, topics: Tensor, weights: Tensor) -> Tensor:
+    """Describe items of `topics` (B, K) as the session sees them now, (B, K, X).
+
+    Fast and slow share of the last items that had this topic, the same of those that had it and were consumed, fast
+    and slow share that was consumed at all, and log(1 + depth).
+    """
+    same = (recent.topics.unsqueeze(1) == topics.unsqueeze(2)).to(torch.float32)  # (B, K, W)
+    consumed = recent.positive.unsqueeze(1)  # (B, 1, W)
+    size = (*topics.shape, -1)
+    return torch.cat(
+        [
+            same @ weights,
+            (same * consumed) @ weights,
+            (consumed @ weights).expand(size),
+            recent.depth.log1p().view(-1, 1, 1).expand(size),
+        ],
+        2,
+    )
+
+
+def remember(recent: Recent, topics: Tensor, positive: Tensor, met: Tensor | None = None) -> Recent:
+    """Append one slate: `topics` (B, K), `positive` (B, K) float32; where `met` (B, K) is False nothing happened."""
+    depth, old_topics, old_positive = recent
+    for slot in range(topics.shape[1]):
+        new_topics = torch.cat([old_topics[:, 1:], topics[:, slot : slot + 1]], 1)
+        new_positive = torch.cat([old_positive[:, 1:], positive[:, slot : slot + 1]], 1)
+        if met is None:
+            old_topics, old_positive = new_topics, new_positive
+        else:
+            here = met[:, slot : slot + 1]
+            old_topics = torch.where(here, new_topics, old_topics)
+            old_positive = torch.where(here, new_positive, old_positive)
+    return Recent(depth + (1 if met is None else met.any(1)), old_topics, old_positive)
