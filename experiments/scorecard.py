@@ -22,7 +22,7 @@ Family = Literal["trivial", "trained", "oracle"]
 Curve = tuple[dict[str, float], ...]
 """One seed's learning curve: {"step": decisions seen, "session_reward": mean over evaluation sessions} a point."""
 _NUMBERS = ("reward", "discounted", "depth", "difference", "ranking_difference", "truth", "truth_difference")
-_MAPPED = ("rates", "ranking", "sampled")
+_MAPPED = ("rates", "against", "ranking", "sampled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,8 @@ class Row:
     """Feedback per step, by kind."""
     difference: Number | None = None
     """Session reward minus the reference's, on the same users with the same luck; None for the reference itself."""
+    against: Mapping[str, Number] = field(default_factory=dict)
+    """The same against each trivial policy, by its name. Where empty, the verdict falls back on `difference`."""
     ranking: Mapping[str, Number] = field(default_factory=dict)
     """"hr@5", "ndcg@10", ... against all items, on held-out logs."""
     sampled: Mapping[str, Number] = field(default_factory=dict)
@@ -196,7 +198,12 @@ def to_csv(card: Scorecard) -> str:
 def _flat(row: Row) -> dict[str, Any]:
     line: dict[str, Any] = {"policy": row.policy, "family": row.family, "seeds": row.seeds}
     numbers = {name: getattr(row, name) for name in _NUMBERS}
-    for prefix, values in (("rate_", row.rates), ("", row.ranking), ("sampled_", row.sampled)):
+    for prefix, values in (
+        ("rate_", row.rates),
+        ("against_", row.against),
+        ("", row.ranking),
+        ("sampled_", row.sampled),
+    ):
         numbers |= {prefix + name: number for name, number in values.items()}
     for name, number in numbers.items():
         ends = (None, None, None) if number is None else (number.value, number.low, number.high)
