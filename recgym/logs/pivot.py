@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from recgym.logs.log import InteractionLog, LogError
+from recgym.logs.log import VIEW, InteractionLog, LogError
 from recgym.logs.sequences import Sequences
 from recgym.types import FeedbackKind
 
-VIEW = "view"
 CONSUME = "consume"
 
 
@@ -34,8 +33,8 @@ def build_sequences(log: InteractionLog, config: SequenceConfig = SequenceConfig
     """Pivot `log` into sequences.
 
     With exposures, every view is a step and feedback belongs to the latest view of that item by that user; feedback
-    without an earlier view becomes a step of its own and is counted in `notes`. Without exposures, the events of one user,
-    item and second are one step, and the first kind is "consume". Where a kind has several values, the last stands.
+    without an earlier view becomes a step of its own and is counted in `notes`. Without exposures, the events of one
+    user, item and second are one step, and the first kind is "consume". Where a kind has several values, the last stands.
 
     Raises:
         LogError: no step remains, or a behaviour asked for is not in the log.
@@ -81,7 +80,9 @@ def _behaviours(log: InteractionLog, config: SequenceConfig) -> list[str]:
     names = [name for name in found if name != VIEW or not log.exposures]
     if config.behaviours is not None:
         if missing := [name for name in config.behaviours if name not in names]:
-            raise LogError(f"{log.name}: field 'behaviour' never is {missing[0]!r}; the log has {', '.join(sorted(names))}")
+            raise LogError(
+                f"{log.name}: field 'behaviour' never is {missing[0]!r}; the log has {', '.join(sorted(names))}"
+            )
         return list(config.behaviours)
     return sorted(names, key=lambda name: name in log.given)  # what depends on another kind comes after it
 

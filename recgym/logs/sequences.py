@@ -95,13 +95,14 @@ class Sequences:
     def feedback_scale(self) -> FloatArray:
         """Mean of each kind where it happened, (F,): 1 for binary kinds; never 0."""
         happened = (self.feedback > 0).sum(0)
-        return (self.feedback.sum(0, dtype=np.float64) / np.maximum(happened, 1) + (happened == 0)).astype(np.float32)
+        scale = self.feedback.sum(0, dtype=np.float64) / np.maximum(happened, 1) + (happened == 0)
+        return np.asarray(scale, np.float32)
 
     def fingerprint(self) -> str:
         """SHA-256 of users, items, kinds and all steps: equal logs have equal fingerprints."""
         digest = hashlib.sha256()
         for name in _ARRAYS:
-            digest.update(np.ascontiguousarray(getattr(self, name)))
+            digest.update(np.ascontiguousarray(getattr(self, name)).data)
         text = json.dumps([self.users, self.items["item"].to_list(), [vars(kind) for kind in self.kinds]])
         digest.update(text.encode())
         return digest.hexdigest()
@@ -144,7 +145,9 @@ class Sequences:
             try:
                 arrays[name] = np.load(path, mmap_mode="r" if about["steps"] else None, allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise FormatError(f"{path}: missing, truncated or foreign ({error}); build the sequences again") from error
+                raise FormatError(
+                    f"{path}: missing, truncated or foreign ({error}); build the sequences again"
+                ) from error
             if name != "offsets" and len(arrays[name]) != about["steps"]:
                 raise FormatError(f"{path}: {len(arrays[name])} steps, sequences.json says {about['steps']}")
         try:
