@@ -43,7 +43,7 @@ class StorefrontConfig:
     """Log-odds between a liked and an unliked category, for the best liked one."""
     attraction_weight: float = 0.4
     """Log-odds per unit of an item's attractiveness, which is standard normal."""
-    clickbait_weight: float = 2.0
+    clickbait_weight: float = 1.0
     """Log-odds that full clickbait adds to a click."""
     boredom_weight: float = 1.0
     """Log-odds that a click loses per recent show of the same category."""
@@ -56,16 +56,16 @@ class StorefrontConfig:
 
     quality_gain: float = 0.30
     """Satisfaction won by consuming an item, per unit of quality."""
-    clickbait_loss: float = 1.0
+    clickbait_loss: float = 0.8
     """Satisfaction lost by consuming full clickbait."""
     satisfaction_decay: float = 0.95
     """Share of satisfaction that survives one step."""
 
-    leave_base: float = -2.6
+    leave_base: float = -2.8
     """Log-odds of leaving after a click, for an average user without satisfaction or disappointment."""
-    leave_satisfaction: float = 1.2
+    leave_satisfaction: float = 0.4
     """Log-odds of leaving that one unit of satisfaction takes away."""
-    leave_miss: float = 0.15
+    leave_miss: float = 0.2
     """Log-odds of leaving per item in a row that was not clicked, up to `miss_limit`."""
     miss_limit: int = 5
     """Misses in a row after which impatience grows no more."""

@@ -122,7 +122,9 @@ class Storefront:
         draw = bits(fold(keys, 0), 1)[:, 0]
         if self._starts is None:
             user = draw % self.config.num_users
-            return self.begin(keys, user, ring.empty(len(keys), self.config.length, len(self.kinds), device=self.device))
+            return self.begin(
+                keys, user, ring.empty(len(keys), self.config.length, len(self.kinds), device=self.device)
+            )
         user, items, feedback = self._starts
         row = draw % len(user)
         return self.begin(keys, user[row], ring.of_padded(items[row], feedback[row]))
