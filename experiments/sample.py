@@ -49,7 +49,7 @@ class Sample:
 
     out: Path = SAMPLE_FOLDER
     """Folder to write; the old one is replaced."""
-    days: int = 73
+    days: int = 75
     """Days over which sessions start."""
     seed: int = 20
     """Seed of the sessions; the storefront has its own."""
