@@ -35,11 +35,11 @@ class StorefrontConfig:
     length: int = 50
     """Items that the visible history keeps, L (the starts' length where there are starts)."""
 
-    click_base: float = -2.6
+    click_base: float = -3.1
     """Log-odds of a click on an average item in an average category."""
     match_weight: float = 0.9
     """Log-odds per unit of match, which is standard normal over items."""
-    affinity_weight: float = 1.0
+    affinity_weight: float = 2.2
     """Log-odds between a liked and an unliked category, for the best liked one."""
     attraction_weight: float = 0.4
     """Log-odds per unit of an item's attractiveness, which is standard normal."""

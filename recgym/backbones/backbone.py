@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from recgym.files import FormatError, new_folder, read_json, write_bytes, write_json
-from recgym.types import FloatArray
+from recgym.types import FloatArray, IntArray
 
 FORMAT, VERSION = "recgym-backbone", 1
 BACKBONES: dict[str, str] = {
@@ -77,6 +77,7 @@ class Backbone(Protocol):
     config: BackboneConfig
     num_items: int
     num_feedback: int
+    table: ItemTable
 
     @property
     def width(self) -> int:
@@ -121,9 +122,11 @@ class Backbone(Protocol):
 
 
 class ItemTable(nn.Module):
-    """Item vectors, tied between input and output, with the embedding of feedback: x = E[item] + W log2(1 + f / scale).
+    """Item vectors, tied between input and output, and what feedback does to them: x = E[item] * (1 + G a) + W a.
 
-    `scale` is the mean of each kind of feedback where it happened, so that an average amount counts as 1, like a click.
+    a = log2(1 + f / scale): a clicked item can enter the state in another way than one that was passed over.
+
+    `scale` is the mean of each kind where it happened, so that an average amount counts as 1, like a click.
     """
 
     def __init__(self, num_items: int, width: int, feedback_scale: FloatArray) -> None:
@@ -133,14 +136,28 @@ class ItemTable(nn.Module):
         with torch.no_grad():
             self.embedding.weight[0] = 0
         self.feedback = nn.Linear(len(feedback_scale), width, bias=False)
+        self.gate = nn.Linear(len(feedback_scale), width, bias=False)
+        with torch.no_grad():
+            self.gate.weight.zero_()[:, 0] = 1  # items that were chosen count twice from the start
         self.bias = nn.Parameter(torch.zeros(num_items))
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(np.asarray(feedback_scale), dtype=torch.float32))
 
     def forward(self, items: Tensor, feedback: Tensor) -> Tensor:
         """Embed steps: (...,) and (..., F) -> (..., D)."""
-        embedded: Tensor = self.embedding(items) + self.feedback(torch.log2(1 + feedback / self.scale))
+        amount = torch.log2(1 + feedback / self.scale)
+        embedded: Tensor = self.embedding(items) * (1 + self.gate(amount)) + self.feedback(amount)
         return embedded
+
+    def start_from_groups(self, groups: Tensor) -> None:
+        """Let items of one group, such as a category, start near each other; `groups` (N,) int64 from 0.
+
+        A fresh vector is the sum of one of its group and one of its own, of equal length; training moves it from there.
+        """
+        with torch.no_grad():
+            weight = self.embedding.weight
+            centre = torch.randn(int(groups.max()) + 1, weight.shape[1]) * weight.shape[1] ** -0.5
+            weight[1:] = (weight[1:] + centre[groups]) / 2**0.5
 
     def vectors(self) -> Tensor:
         """(N, D)."""
@@ -165,13 +182,21 @@ def register_backbone(name: str, entry_point: str) -> None:
     BACKBONES[name] = entry_point
 
 
-def make_backbone(config: BackboneConfig, num_items: int, feedback_scale: FloatArray, *, seed: int = 0) -> Backbone:
+def make_backbone(
+    config: BackboneConfig,
+    num_items: int,
+    feedback_scale: FloatArray,
+    *,
+    groups: IntArray | None = None,
+    seed: int = 0,
+) -> Backbone:
     """A backbone with fresh weights, in evaluation mode.
 
     Args:
         config: which and how large.
         num_items: items of the catalogue, N.
         feedback_scale: (F,) as of `Sequences.feedback_scale`.
+        groups: (N,) category of each item, from 0: items of one start near each other; None: each starts alone.
         seed: of the weights; global randomness stays as it was.
 
     Raises:
@@ -183,6 +208,8 @@ def make_backbone(config: BackboneConfig, num_items: int, feedback_scale: FloatA
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = getattr(importlib.import_module(module), attribute)(config, num_items, feedback_scale)
+        if groups is not None:
+            backbone.table.start_from_groups(torch.from_numpy(groups))
     backbone.eval()
     return cast("Backbone", backbone)
 
@@ -233,9 +260,8 @@ def load_backbone(folder: Path | str) -> Backbone:
 
 
 def _about(backbone: Backbone) -> dict[str, Any]:
-    scale = module_of(backbone).get_buffer("table.scale")
     return {
         "config": dataclasses.asdict(backbone.config),
         "num_items": backbone.num_items,
-        "feedback_scale": [float(value) for value in scale],
+        "feedback_scale": [float(value) for value in backbone.table.scale],
     }

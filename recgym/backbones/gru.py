@@ -75,9 +75,7 @@ class GRU4Rec(nn.Module):
         lower = []
         for layer, weights in enumerate(self._cells):
             before = cache.lower[:, layer] if layer < len(self.layers) - 1 else cache.state
-            hidden = torch.gru_cell(
-                hidden, before, weights.weight_ih_l0, weights.weight_hh_l0, weights.bias_ih_l0, weights.bias_hh_l0
-            )
+            hidden = torch.gru_cell(hidden, before, *weights.all_weights[0])
             lower.append(hidden)
         state = lower.pop()
         below = torch.stack(lower, 1) if lower else cache.lower

@@ -98,6 +98,14 @@ class Sequences:
         scale = self.feedback.sum(0, dtype=np.float64) / np.maximum(happened, 1) + (happened == 0)
         return np.asarray(scale, np.float32)
 
+    @cached_property
+    def categories(self) -> IntArray | None:
+        """Number of each item's category, (N,) from 0; None where the log has no column `category`."""
+        if "category" not in self.items.columns:
+            return None
+        names = self.items["category"].fill_null("").to_numpy()
+        return np.unique(names.astype(str), return_inverse=True)[1].astype(np.int64)
+
     def fingerprint(self) -> str:
         """SHA-256 of users, items, kinds and all steps: equal logs have equal fingerprints."""
         digest = hashlib.sha256()

@@ -32,7 +32,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # away from the zeros that would hide mistakes
         for parameter in module_of(made).parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return made
 
 

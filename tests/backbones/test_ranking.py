@@ -1,0 +1,79 @@
+"""Ranks against a count by hand; seen items left out; sampled negatives by their definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgym.backbones.ranking import rank_targets, spread_steps
+from recgym.logs.sequences import Sequences
+from recgym.types import FeedbackKind
+
+
+def sequences(lists: list[list[int]], num_items: int) -> Sequences:
+    """Users that consumed these items, one session each."""
+    flat = [item for items in lists for item in items]
+    size = [len(items) for items in lists]
+    return Sequences(
+        offsets=np.cumsum([0, *size]), item=np.array(flat, np.int32), feedback=np.ones((len(flat), 1), np.float32),
+        time=np.arange(len(flat)), session=np.repeat(np.arange(len(lists)), size),
+        propensity=np.full(len(flat), np.nan), position=np.full(len(flat), -1, np.int16),
+        kinds=(FeedbackKind(name="consume"),), exposures=False, users=[str(u) for u in range(len(lists))],
+        items=pl.DataFrame({"item": [str(j) for j in range(num_items)]}),
+    )  # fmt: skip
+
+
+def fixed(scores: list[float]) -> object:
+    """A ranker with the same scores for everybody."""
+
+    def ranker(items: Tensor, feedback: Tensor) -> Tensor:
+        return torch.tensor(scores).expand(len(items), -1)
+
+    return ranker
+
+
+LOG = sequences([[1, 2, 3], [4, 4, 1, 5]], 5)
+SCORES = [0.5, 0.9, 0.1, 0.5, 0.7]
+
+
+def test_ranks_count_what_is_better_and_share_ties() -> None:
+    ranks = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3)  # type: ignore[arg-type]
+    np.testing.assert_allclose(ranks, [3.5, 1, 5, 3.5, 3.5, 3.5, 2])
+
+
+def test_seen_items_are_left_out_except_the_target() -> None:
+    ranks = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3, mask_seen=True)  # type: ignore[arg-type]
+    np.testing.assert_allclose(ranks, [3.5, 1, 3, 3.5, 3.5, 3, 2])
+
+
+def test_negatives_are_drawn_without_the_target_and_fall_back_on_all() -> None:
+    all_of_them = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3, negatives=4)  # type: ignore[arg-type]
+    np.testing.assert_allclose(all_of_them, [3.5, 1, 5, 3.5, 3.5, 3.5, 2])
+    many = sequences([[3] * 400], 5)
+    ranks = rank_targets(fixed(SCORES), many, np.arange(400), length=3, negatives=2)  # type: ignore[arg-type]
+    np.testing.assert_allclose(ranks, 3)  # item 3 is the worst: both negatives are above it, whichever they are
+    best = rank_targets(fixed([0, 9, 0.5, 0, 0]), many, np.arange(400), length=3, negatives=2)  # type: ignore[arg-type]
+    assert abs((best == 2).mean() - 0.5) < 4 * 0.025  # the one better item is among 2 of 4 half of the time
+
+
+def test_a_ranker_that_reads_the_history_gets_what_came_before() -> None:
+    seen: list[Tensor] = []
+
+    def ranker(items: Tensor, feedback: Tensor) -> Tensor:
+        seen.append(items)
+        return torch.zeros(len(items), 5)
+
+    ranks = rank_targets(ranker, LOG, np.array([2, 3, 6]), length=2)
+    assert torch.equal(torch.cat(seen), torch.tensor([[1, 2], [0, 0], [4, 1]]))
+    np.testing.assert_allclose(ranks, 3)
+
+
+def test_spread_steps_keep_both_ends() -> None:
+    steps = np.arange(0, 1000, 3)
+    kept = spread_steps(steps, 10)
+    assert len(kept) == 10
+    assert kept[0] == 0
+    assert kept[-1] == steps[-1]
+    assert spread_steps(steps, 1000) is steps
