@@ -19,6 +19,9 @@ class UserConfig:
     """Passes over the training slates at most; early stopping usually ends sooner."""
     patience: int = 3
     """Epochs without a better validation loss before training stops."""
+    state_dropout: float = 0.8
+    """Share of the state's units dropped while the heads are fitted: the backbone has seen the same steps, so that its
+    state knows more of them than it will of new ones."""
     batch_size: int = 512
     """Slates in a minibatch."""
     learning_rate: float = 2e-3
@@ -61,5 +64,7 @@ class UserConfig:
         for name in ("repeat_threshold", "popularity_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a share between 0 and 1")
+        if not 0 <= self.state_dropout < 1:
+            raise ValueError(f"state_dropout is {self.state_dropout}, expected a share in [0, 1)")
         if not 0 < self.base_rate < 1:
             raise ValueError(f"base_rate is {self.base_rate}, expected a probability strictly between 0 and 1")

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recgym.users.recent import NUM_FEATURES
+from recgym.users.recent import NUM_FEATURES, NUM_HABITS
 
-_INPUTS = NUM_FEATURES + 2
-"""Features of a shown item: the session's, whether it was consumed before, and the backbone's score."""
+_INPUTS = NUM_FEATURES + NUM_HABITS + 2
+"""Features of a shown item: the session's, the longer history's, whether consumed before, and the backbone's score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Heads(nn.Module):
         return torch.cat([row, vectors / scale, ((bias - mean) / scale).unsqueeze(-1)], -1)
 
     def show(self, state: Tensor, rows: Tensor, features: Tensor, seen: Tensor, slots: Tensor | None = None) -> Shown:
-        """Judge slates: `state` (B, D), `rows` (B, K, R), `features` (B, K, X), `seen` (B, K) float32.
+        """Judge slates: `state` (B, D), `rows` (B, K, R), `features` (B, K, X) of both memories, `seen` (B, K) float32.
 
         `slots` (B, K) int64 are the positions of the items; None: 0..K-1.
         """

@@ -15,6 +15,8 @@ MEMORY = 10
 """Items remembered, W."""
 NUM_FEATURES = 7
 """Features of one item in one session, X: see `features`."""
+NUM_HABITS = 3
+"""Features of one item in the longer history, H: see `habits`."""
 _FAST = 0.6
 """Decay per item of the faster of the two traces; the slower one is the plain share of the last W."""
 
@@ -58,6 +60,24 @@ def features(recent: Recent, topics: Tensor, weights: Tensor) -> Tensor:
         ],
         2,
     )
+
+
+def habits(topics_met: Tensor, consumed: Tensor, topics: Tensor) -> Tensor:
+    """What the last L steps, from before this session too, say of `topics` (B, K), (B, K, H).
+
+    Share of steps with this topic; consumed share of those, shrunk towards the share of all; that share itself.
+
+    Args:
+        topics_met: (B, L) topic of each step, negative where there is none; in any order.
+        consumed: (B, L) float32.
+        topics: (B, K).
+    """
+    same = (topics_met.unsqueeze(1) == topics.unsqueeze(2)).to(torch.float32)  # (B, K, L)
+    steps = (topics_met >= 0).sum(1, keepdim=True).to(torch.float32)  # (B, 1)
+    rate = (consumed.sum(1, keepdim=True) + 0.5) / (steps + 3)  # (B, 1)
+    number = same.sum(2)  # (B, K)
+    shrunk = ((same @ consumed.unsqueeze(2)).squeeze(2) + 3 * rate) / (number + 3)
+    return torch.stack([number / (steps + 3), torch.logit(shrunk), torch.logit(rate).expand_as(number)], 2)
 
 
 def remember(recent: Recent, topics: Tensor, positive: Tensor, met: Tensor | None = None) -> Recent:

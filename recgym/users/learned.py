@@ -1,0 +1,218 @@
+"""Users learned from logs: a backbone's state, heads for feedback and leaving, and a short-term memory.
+
+One step of a slate (B, K): the heads judge it from the state before; feedback is drawn slot by slot, a kind that
+depends on another only where that one happened; the user may leave; then state, history and memory take the slate in.
+Where the log has no exposures, an item that is not consumed leaves no trace but the chance to leave.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recgym.backbones.backbone import Backbone, module_of
+from recgym.logs.sequences import Starts
+from recgym.random import bits, fold, normal, uniform
+from recgym.trees import leaves, take
+from recgym.types import FeedbackKind, Response, Visible
+from recgym.users import history as ring
+from recgym.users import recent as memory
+from recgym.users.heads import Heads, Shown
+from recgym.users.history import History
+from recgym.users.recent import Recent
+from recgym.users.slates import seen_before
+
+
+class LearnedState(NamedTuple):
+    """B sessions. `cache` and `history` are what the platform could know too; the rest is the user's own."""
+
+    keys: Tensor  # (B,) int64 session keys
+    depth: Tensor  # (B,) int64 slates met
+    cache: Any  # the backbone's, with `state` (B, D)
+    history: History  # the last L steps
+    recent: Recent
+    effects: Tensor  # (B, F + 1) the session's own intercepts: feedback, then leaving
+
+
+class LearnedUsers:
+    """The population of users, as `recgym.users.model.UserModel` asks."""
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        heads: Heads,
+        topics: Tensor,
+        kinds: tuple[FeedbackKind, ...],
+        exposures: bool,
+        repeats: bool,
+        ignored_hazard: float,
+        starts: Starts,
+        start_megabytes: int = 128,
+        name: str = "log",
+        item_titles: tuple[str, ...] | None = None,
+        item_categories: tuple[str, ...] | None = None,
+    ) -> None:
+        """Put the parts together; see `recgym.users.fitting.fit_users` and `recgym.users.storage.load_users`.
+
+        Args:
+            backbone: encodes the history; shared, not copied.
+            heads: fitted and calibrated.
+            topics: (N + 1,) int64 topic of each item id.
+            kinds: of feedback, those that others depend on first.
+            exposures: whether items that were ignored enter the history.
+            repeats: whether users consume an item again; if not, they never do.
+            ignored_hazard: hazard after an ignored item, over that after a consumed one (logs without exposures).
+            starts: where sessions start.
+            start_megabytes: memory for encoded starts; if they need more, the first that fit are kept.
+            name: of the log.
+            item_titles: of each item, for people.
+            item_categories: of each item, for people.
+        """
+        self.backbone, self.heads, self.kinds = backbone, heads.eval(), kinds
+        self.exposures, self.repeats, self.ignored_hazard = exposures, repeats, ignored_hazard
+        self.name, self.item_titles, self.item_categories = name, item_titles, item_categories
+        self.num_items = backbone.num_items
+        self.start_megabytes = start_megabytes
+        self._given = _dependencies(kinds)
+        weights = next(module_of(backbone).parameters())
+        self.device = weights.device
+        self.topics = topics.to(self.device)
+        self.heads.to(self.device)
+        self._traces = memory.trace_weights(device=self.device)
+        with torch.no_grad():
+            vectors = torch.cat([weights.new_zeros(1, backbone.width), backbone.item_vectors()])
+            bias = torch.cat([weights.new_zeros(1), backbone.item_bias()])
+            everything = torch.arange(self.num_items + 1, device=self.device)
+            self._rows = self.heads.rows(everything, vectors, bias)  # (N + 1, R)
+            self.starts, self._caches = self._encode(starts)
+
+    def reset(self, keys: Tensor) -> LearnedState:
+        """Start one session per key (B,), each at a logged start."""
+        keys = keys.to(self.device)
+        key = fold(keys, 0)
+        row = bits(key, 1)[:, 0] % len(self.starts.user)  # (B,) the same rule as in known worlds
+        effects = normal(fold(key, 1), len(self.kinds) + 1) * self.heads.effect_scale
+        return LearnedState(
+            keys=keys,
+            depth=torch.zeros_like(keys),
+            cache=take(self._caches, row),
+            history=ring.of_padded(self.starts.items[row], self.starts.feedback[row]),
+            recent=memory.fresh(len(keys), device=self.device),
+            effects=effects,
+        )
+
+    @torch.no_grad()
+    def step(self, state: LearnedState, slates: Tensor) -> tuple[LearnedState, Response]:
+        """React to `slates` (B, K) of item ids 1..N."""
+        batch, slots = slates.shape
+        kinds, heads = len(self.kinds), self.heads
+        topics = self.topics[slates]
+        features, seen = self._situation(state, slates, topics)
+        shown = heads.show(state.cache.state, self._rows[slates], features, seen)
+        draws = uniform(fold(state.keys, state.depth + 1), 1 + slots * kinds)  # 0 belongs to reset
+        logits = shown.logits * heads.slope[:kinds] + heads.intercept[:kinds] + state.effects[:, None, :kinds]
+        feedback = self._react(logits, draws[:, 1:].view(batch, slots, kinds), seen)  # (B, K, F)
+        positive = (feedback[:, :, 0] > 0).to(torch.float32)  # (B, K)
+        leaves = draws[:, 0] < self._hazard(shown, feedback, positive, state.effects[:, kinds])
+
+        met = None if self.exposures else positive > 0
+        entering = slates if met is None else slates * met
+        cache, history = state.cache, state.history
+        for slot in range(slots):
+            cache, _ = self.backbone.advance(cache, entering[:, slot], feedback[:, slot])
+            history = ring.push(history, entering[:, slot], feedback[:, slot])
+        recent = memory.remember(state.recent, topics, positive, met)
+        gap = torch.full_like(draws[:, 0], torch.nan)
+        new = LearnedState(state.keys, state.depth + 1, cache, history, recent, state.effects)
+        return new, Response(feedback, leaves, gap)
+
+    def visible(self, state: LearnedState) -> Visible:
+        """The backbone's state, (B, D)."""
+        return Visible(state.cache.state)
+
+    def history(self, state: LearnedState) -> tuple[Tensor, Tensor]:
+        """Items (B, L) and feedback (B, L, F), most recent last, 0 pads on the left."""
+        return ring.ordered(state.history)
+
+    @torch.no_grad()
+    def truth(self, state: LearnedState) -> dict[str, Tensor]:
+        """`start` (B,): row of `starts`; one entry a binary kind, (B, N): its chance at slot 0 given what it needs."""
+        every = torch.arange(1, self.num_items + 1, device=self.device).expand(len(state.keys), -1)
+        features, seen = self._situation(state, every, self.topics[every])
+        rows = self._rows[1:].expand(len(state.keys), -1, -1)
+        slots = torch.zeros_like(every)
+        logits = self.heads.show(state.cache.state, rows, features, seen, slots).logits  # (B, N, F)
+        count = len(self.kinds)
+        logits = logits * self.heads.slope[:count] + self.heads.intercept[:count] + state.effects[:, None, :count]
+        found = {"start": bits(fold(state.keys, 0), 1)[:, 0] % len(self.starts.user)}
+        for column, kind in enumerate(self.kinds):
+            if kind.type == "binary":
+                chance = torch.sigmoid(logits[:, :, column])
+                found[kind.name] = chance if self.repeats or column else chance * (1 - seen)
+        return found
+
+    def _react(self, logits: Tensor, draws: Tensor, seen: Tensor) -> Tensor:
+        """Draw feedback (B, K, F) from calibrated log-odds (B, K, F) and uniform draws (B, K, F)."""
+        columns: list[Tensor] = []
+        chance = torch.sigmoid(logits)
+        for column, kind in enumerate(self.kinds):
+            if kind.type == "binary":
+                amount = (draws[:, :, column] < chance[:, :, column]).to(torch.float32)
+            else:
+                mean, scale, least, most = self.heads.amount[:, column]
+                noise = torch.special.ndtri(draws[:, :, column].clamp(2.0**-25, 1 - 2.0**-24))
+                log_amount = mean + scale * logits[:, :, column] + self.heads.residual[column] * noise
+                amount = log_amount.exp().clamp(least, most)
+            if column == 0 and not self.repeats:
+                amount = amount * (1 - seen)
+            if (given := self._given[column]) is not None:
+                amount = amount * (columns[given] > 0)
+            columns.append(amount)
+        return torch.stack(columns, 2)
+
+    def _hazard(self, shown: Shown, feedback: Tensor, positive: Tensor, effect: Tensor) -> Tensor:
+        """Chance of leaving now, (B,)."""
+        slope, intercept = self.heads.slope[-1], self.heads.intercept[-1]
+        if self.exposures:
+            return torch.sigmoid(self.heads.leave(shown, feedback) * slope + intercept + effect)
+        typical = self.backbone.table.scale.expand_as(feedback)  # what a consumed item's feedback would have been
+        consumed = positive.unsqueeze(2) > 0
+        filled = torch.where(consumed, feedback, typical)
+        hazard = torch.sigmoid(self.heads.leave(shown, filled) * slope + intercept + effect)
+        return torch.where(positive.any(1), hazard, (hazard * self.ignored_hazard).clamp_max(1))
+
+    def _situation(self, state: LearnedState, slates: Tensor, topics: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, K, X) and whether each item was consumed within the last L steps, (B, K) float32."""
+        met = state.history.items  # (B, L), in the ring's order: no feature depends on it
+        consumed = state.history.feedback[:, :, 0] > 0
+        lately = memory.features(state.recent, topics, self._traces)
+        usually = memory.habits(self.topics[met], consumed.to(torch.float32), topics)
+        return torch.cat([lately, usually], 2), seen_before(met, consumed, slates)
+
+    def _encode(self, starts: Starts) -> tuple[Starts, Any]:
+        """The starts with their caches, as many as fit."""
+        one = self.backbone.start(1)
+        size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(one))
+        count = min(len(starts.user), max(1, self.start_megabytes * 1_000_000 // size))
+        rows = slice(0, count)
+        kept = Starts(
+            starts.user[rows].to(self.device), starts.items[rows].to(self.device), starts.feedback[rows].to(self.device)
+        )
+        return kept, self.backbone.prefill(kept.items, kept.feedback)
+
+
+def _dependencies(kinds: tuple[FeedbackKind, ...]) -> tuple[int | None, ...]:
+    """Column of the kind that each depends on.
+
+    Raises:
+        ValueError: a kind comes before the one it depends on.
+    """
+    names = [kind.name for kind in kinds]
+    given = tuple(names.index(kind.given) if kind.given in names else None for kind in kinds)
+    for column, other in enumerate(given):
+        if other is not None and other >= column:
+            raise ValueError(f"kind {names[column]!r} depends on {names[other]!r}, which must come before it")
+    return given
