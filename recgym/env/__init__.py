@@ -1,1 +1,1 @@
-"""TODO."""
+"""The environment: `single.RecSessionEnv`, `vector.RecSessionVectorEnv`, and the torch core `session.Sessions`."""

@@ -34,7 +34,8 @@ def build_sequences(log: InteractionLog, config: SequenceConfig = SequenceConfig
 
     With exposures, every view is a step and feedback belongs to the latest view of that item by that user; feedback
     without an earlier view becomes a step of its own and is counted in `notes`. Without exposures, the events of one
-    user, item and second are one step, and the first kind is "consume". Where a kind has several values, the last stands.
+    user, item and second are one step, and the first kind is "consume". Where a kind has several values, the last
+    stands.
 
     Raises:
         LogError: no step remains, or a behaviour asked for is not in the log.

@@ -49,7 +49,8 @@ def fidelity(
 
     Returns:
         JSON-able: "kinds" {name: numbers}, "leave", "reliability" {name: {predicted, observed, count}}, "lengths"
-        {logged, simulated: sessions that end after 1, 2, ... steps}, "mean_length", "next_item", "alarms" and "notes" in words.
+        {logged, simulated: sessions that end after 1, 2, ... steps}, "mean_length", "next_item", "alarms" and "notes"
+        in words.
     """
     sessions = sessions_of(sequences, roles, TEST)
     slates = read_slates(users.backbone, sequences, sessions, censor_seconds=config.censor_seconds, progress=progress)

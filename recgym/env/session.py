@@ -1,0 +1,189 @@
+"""Sessions of simulated users behind a platform's surface: the batched torch core under every environment.
+
+A session is one visit of one user. The platform shows a slate, sees the feedback, earns the reward; the session ends
+when the user leaves (terminated) or after `max_steps` slates (truncated). Nothing here is random but what the keys say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from recgym.backbones.backbone import Backbone
+from recgym.random import session_keys
+from recgym.types import Observation, Reads, Response
+from recgym.users.model import UserModel
+
+S = TypeVar("S")
+Repeats = Literal["allow", "mask", "refuse"]
+CONTEXT_STEPS = 100.0
+"""Steps that count as 1 in the observation's context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """What the platform may show and what it earns."""
+
+    slate_size: int = 1
+    """Items shown at each step, K."""
+    reward: Mapping[str, float] | None = None
+    """Reward per unit of each kind of feedback; None: 1 for the first kind."""
+    repeats: Repeats = "allow"
+    """Items already shown in this session: "allow" them, "mask" them (with those that the history holds as consumed,
+    where users consume nothing twice), or "refuse" them with an error."""
+    max_steps: int = 50
+    """Slates after which a session is truncated."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("slate_size", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.repeats not in ("allow", "mask", "refuse"):
+            raise ValueError(f"repeats is {self.repeats!r}, expected 'allow', 'mask' or 'refuse'")
+
+
+class SessionState(NamedTuple):
+    """B sessions."""
+
+    users: Any  # the user model's state
+    steps: Tensor  # (B,) int64 slates shown
+    shown: Tensor | None  # (B, N) bool: may not be shown again; None where repeats are allowed
+    encoded: Any  # cache of the platform's own encoder; None where it reads the users' visible vector
+
+
+class Outcome(NamedTuple):
+    """What one step brought."""
+
+    reward: Tensor  # (B,) float32
+    terms: dict[str, Tensor]  # reward by kind of feedback, (B,) each
+    terminated: Tensor  # (B,) bool: the user left
+    truncated: Tensor  # (B,) bool: the session reached `max_steps` with the user still there
+    response: Response
+
+
+class Sessions(Generic[S]):
+    """Steps B sessions at once."""
+
+    def __init__(
+        self, users: UserModel[S], config: SessionConfig | None = None, *, encoder: Backbone | None = None
+    ) -> None:
+        """Put a platform in front of `users`.
+
+        Args:
+            users: learned or known.
+            config: what may be shown and what it earns.
+            encoder: the platform's own backbone, which reads the visible history; None: the users' visible vector.
+
+        Raises:
+            ValueError: slates larger than the catalogue, an unknown kind in the reward, or an encoder of another
+                catalogue.
+        """
+        self.users, self.config, self.encoder = users, config or SessionConfig(), encoder
+        self.num_items = users.num_items
+        names = [kind.name for kind in users.kinds]
+        weights = {names[0]: 1.0} if self.config.reward is None else dict(self.config.reward)
+        for name in weights:
+            if name not in names:
+                raise ValueError(f"reward has a weight for {name!r}, but the users' feedback is {', '.join(names)}")
+        if self.config.slate_size > self.num_items:
+            raise ValueError(f"slate_size is {self.config.slate_size}, but there are only {self.num_items} items")
+        if encoder is not None and (encoder.num_items, encoder.num_feedback) != (self.num_items, len(names)):
+            raise ValueError(
+                f"the encoder reads {encoder.num_items} items and {encoder.num_feedback} kinds of feedback, "
+                f"the users have {self.num_items} and {len(names)}; use a backbone trained on their log"
+            )
+        self.weights = {name: float(weights[name]) for name in names if name in weights}
+        self._columns = [names.index(name) for name in self.weights]
+        probe = users.visible(users.reset(session_keys(0, 1))).vector
+        self.device = probe.device
+        self.state_width = encoder.width if encoder is not None else probe.shape[1]
+
+    def reset(self, keys: Tensor) -> SessionState:
+        """Start one session per key, (B,) int64."""
+        keys = keys.to(self.device)
+        users = self.users.reset(keys)
+        encoded = None
+        if self.encoder is not None:
+            with torch.no_grad():
+                encoded = self.encoder.prefill(*self._recent(users))
+        return SessionState(users, torch.zeros_like(keys), self._mask_at_start(users), encoded)
+
+    def observe(self, state: SessionState, reads: Reads = "state") -> Observation:
+        """What the platform sees: the part that a policy `reads`, with context and mask."""
+        context = (state.steps / CONTEXT_STEPS).unsqueeze(1)  # (B, 1)
+        mask = None if state.shown is None else ~state.shown
+        if reads == "state":
+            vector = state.encoded.state if state.encoded is not None else self.users.visible(state.users).vector
+            return Observation(context, state=vector, mask=mask)
+        items, feedback = self.users.history(state.users)
+        return Observation(context, items=items, feedback=feedback, mask=mask)
+
+    def step(self, state: SessionState, slates: Tensor) -> tuple[SessionState, Outcome]:
+        """Show `slates` (B, K) of item ids 1..N.
+
+        Raises:
+            ValueError: a slate of another size, an id out of range, or a repeat where those are refused.
+        """
+        self._check(state, slates)
+        users, response = self.users.step(state.users, slates)
+        steps = state.steps + 1
+        amounts = response.feedback.sum(1)  # (B, F)
+        terms = {
+            name: amounts[:, column] * weight
+            for column, (name, weight) in zip(self._columns, self.weights.items(), strict=True)
+        }
+        reward = amounts.new_zeros(len(slates)) if not terms else sum(terms.values(), start=amounts.new_zeros(()))
+        truncated = (steps >= self.config.max_steps) & ~response.leaves
+        shown = None if state.shown is None else state.shown.scatter_(1, slates - 1, True)
+        encoded = state.encoded
+        if self.encoder is not None:
+            encoded = self._advance(encoded, slates, response.feedback)
+        outcome = Outcome(reward, terms, response.leaves, truncated, response)
+        return SessionState(users, steps, shown, encoded), outcome
+
+    def _advance(self, encoded: Any, slates: Tensor, feedback: Tensor) -> Any:
+        """Let the platform's encoder read what happened; unseen choices do not enter logs without exposures."""
+        assert self.encoder is not None
+        entering = slates if getattr(self.users, "exposures", True) else slates * (feedback[:, :, 0] > 0)
+        with torch.no_grad():
+            for slot in range(slates.shape[1]):
+                encoded, _ = self.encoder.advance(encoded, entering[:, slot], feedback[:, slot])
+        return encoded
+
+    def _recent(self, users: S) -> tuple[Tensor, Tensor]:
+        """As much of the visible history as the encoder reads."""
+        assert self.encoder is not None
+        items, feedback = self.users.history(users)
+        length = min(self.encoder.config.length, items.shape[1])
+        return items[:, -length:], feedback[:, -length:]
+
+    def _mask_at_start(self, users: S) -> Tensor | None:
+        """Items that may not be shown in a fresh session, (B, N)."""
+        if self.config.repeats == "allow":
+            return None
+        items, feedback = self.users.history(users)
+        shown = torch.zeros(len(items), self.num_items + 1, dtype=torch.bool, device=items.device)
+        if self.config.repeats == "mask" and not getattr(self.users, "repeats", True):
+            shown.scatter_(1, items * (feedback[:, :, 0] > 0), True)
+        return shown[:, 1:]
+
+    def _check(self, state: SessionState, slates: Tensor) -> None:
+        expected = (len(state.steps), self.config.slate_size)
+        if slates.shape != expected:
+            raise ValueError(f"slates have shape {tuple(slates.shape)}, expected (B, K) = {expected}")
+        least, most = torch.aminmax(slates)
+        if int(least) < 1 or int(most) > self.num_items:
+            raise ValueError(f"slates hold item ids {int(least)}..{int(most)}, expected 1..{self.num_items}")
+        if self.config.repeats == "refuse" and state.shown is not None:
+            again = state.shown.gather(1, slates - 1)
+            if bool(again.any()):
+                row, slot = (int(part) for part in again.nonzero()[0])
+                raise ValueError(
+                    f"session {row} was shown item {int(slates[row, slot])} before; "
+                    "repeats='refuse' forbids it: use repeats='mask' and choose where the mask is True"
+                )
