@@ -30,6 +30,7 @@ class LearnedState(NamedTuple):
 
     keys: Tensor  # (B,) int64 session keys
     depth: Tensor  # (B,) int64 slates met
+    user: Tensor  # (B,) int64: whose logged session this started from
     cache: Any  # the backbone's, with `state` (B, D)
     history: History  # the last L steps
     recent: Recent
@@ -98,6 +99,7 @@ class LearnedUsers:
         return LearnedState(
             keys=keys,
             depth=torch.zeros_like(keys),
+            user=self.starts.user[row],
             cache=take(self._caches, row),
             history=ring.of_padded(self.starts.items[row], self.starts.feedback[row]),
             recent=memory.fresh(len(keys), device=self.device),
@@ -126,7 +128,7 @@ class LearnedUsers:
             history = ring.push(history, entering[:, slot], feedback[:, slot])
         recent = memory.remember(state.recent, topics, positive, met)
         gap = torch.full_like(draws[:, 0], torch.nan)
-        new = LearnedState(state.keys, state.depth + 1, cache, history, recent, state.effects)
+        new = LearnedState(state.keys, state.depth + 1, state.user, cache, history, recent, state.effects)
         return new, Response(feedback, leaves, gap)
 
     def visible(self, state: LearnedState) -> Visible:
