@@ -11,7 +11,7 @@ from typing import Literal
 
 import stable_baselines3
 
-from agents.actor_critic import ItemActorCritic, scorer_maker
+from agents.actor_critic import ItemActorCritic, scorer_maker, scorer_of
 from agents.bridge import SessionsVecEnv
 from agents.learning import describe, isolated_randomness, seed_segment
 from agents.sb3 import learn
@@ -43,7 +43,7 @@ class A2C:
     """The actor starts as softmax(backbone scores / temperature)."""
     hidden: int = 64
     """Units of the actor's and of the critic's MLP."""
-    choice: Literal["greedy", "softmax"] = "greedy"
+    choice: Literal["greedy", "softmax"] = "softmax"
     """How the trained policy chooses: its best item, or a draw as in training."""
     segments: int = 20
     """Rows of the learning curve, with a checkpoint each."""
@@ -56,9 +56,7 @@ class A2C:
         if self.num_envs * self.rollout < 2:
             raise ValueError("num_envs * rollout is 1, expected at least 2: advantages are normalised over a rollout")
         if not (0 <= self.discount < 1 and 0 <= self.gae_lambda <= 1):
-            raise ValueError(
-                f"discount {self.discount} and gae_lambda {self.gae_lambda}: expected [0, 1) and [0, 1]"
-            )
+            raise ValueError(f"discount {self.discount} and gae_lambda {self.gae_lambda}: expected [0, 1) and [0, 1]")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, expected above 0")
 
@@ -84,4 +82,4 @@ class A2C:
                 folder=folder, resume=resume, progress=progress,
             )  # fmt: skip
         slate_size = task.sessions.config.slate_size
-        return ScoringPolicy(scorer=model.policy.scorer, name="a2c", choice=self.choice, slate_size=slate_size)
+        return ScoringPolicy(scorer=scorer_of(model.policy), name="a2c", choice=self.choice, slate_size=slate_size)

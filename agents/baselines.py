@@ -103,7 +103,7 @@ class Popularity:
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Popularity:
         """The policy whose `config` and `tensors` these are."""
-        return cls(**config, **tensors)
+        return cls(**{**config, **tensors})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +156,7 @@ class RepeatHistory:
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> RepeatHistory:
         """The policy whose `config` and `tensors` these are."""
-        return cls(**config, **tensors)
+        return cls(**{**config, **tensors})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -207,7 +207,7 @@ class BackboneGreedy:
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> BackboneGreedy:
         """The policy whose `config` and `tensors` these are."""
-        return cls(**config, **tensors)
+        return cls(**{**config, **tensors})
 
 
 def target_counts(sequences: Sequences, roles: IntArray) -> Tensor:

@@ -21,16 +21,16 @@ from recgym.types import BoolArray, FloatArray, IntArray
 _Step = tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]
 
 
-class SessionsVecEnv(VecEnv):  # type: ignore[misc]
+class SessionsVecEnv(VecEnv):
     """`num_envs` sessions that restart in the step in which they end.
 
-    Observations are the state and the context, (B, D + 1) float32; actions 0..N-1. SB3's DQN, PPO and A2C choose one item
-    and know no masks, so training always runs with slates of one item and repeats allowed; the policy that comes
+    Observations are the state and the context, (B, D + 1) float32; actions 0..N-1. SB3's DQN, PPO and A2C choose one
+    item and know no masks, so training always runs with slates of one item and repeats allowed; the policy that comes
     out applies the mask, and fills a slate with its best K.
 
-    Episode e of environment i has the key fold(fold(seed, i), e): the same whatever the other environments do. SB3 gets the
-    last observation of an ended session as `terminal_observation`, `TimeLimit.truncated` where the record was cut,
-    and the session's return and length as `episode`. Rows that did not end share one empty info.
+    Episode e of environment i has the key fold(fold(seed, i), e): the same whatever the other environments do. SB3
+    gets the last observation of an ended session as `terminal_observation`, `TimeLimit.truncated` where the record was
+    cut, and the session's return and length as `episode`. Rows that did not end share one empty info.
     """
 
     def __init__(self, sessions: Sessions[Any], num_envs: int, *, seed: int) -> None:
@@ -127,22 +127,26 @@ class SessionsVecEnv(VecEnv):  # type: ignore[misc]
     def close(self) -> None:
         """Nothing is held open."""
 
-    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """An attribute of this object, once for each environment; `render_mode` is None."""
         value = None if attr_name == "render_mode" else getattr(self, attr_name)
         return [value] * len(list(self._get_indices(indices)))
 
-    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:  # noqa: ARG002
         """Refused: the environments are rows of one batch and share their attributes."""
         raise AttributeError(f"cannot set {attr_name!r}: SessionsVecEnv's environments share one `sessions`")
 
     def env_method(
-        self, method_name: str, *args: Any, indices: None | int | Iterable[int] = None, **kwargs: Any
+        self,
+        method_name: str,
+        *args: Any,  # noqa: ARG002
+        indices: Any = None,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
     ) -> list[Any]:
         """Refused: there is no environment object to call."""
         raise AttributeError(f"cannot call {method_name!r}: SessionsVecEnv has no single environments; use `.sessions`")
 
-    def env_is_wrapped(self, wrapper_class: type, indices: None | int | Iterable[int] = None) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:  # noqa: ARG002
         """False for each: rows of a batch are wrapped in nothing."""
         return [False] * len(list(self._get_indices(indices)))
 

@@ -1,7 +1,7 @@
 """DQN with an item-scoring head, by Stable-Baselines3, on the batched users.
 
-Source: Mnih et al. (2015), "Human-level control through deep reinforcement learning"; the head and the exploration by the
-backbone's own ranking are this project's.
+Source: Mnih et al. (2015), "Human-level control through deep reinforcement learning"; the head and the exploration by
+the backbone's own ranking are this project's.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from agents.sb3 import learn
 from agents.scoring import ScoringPolicy
 from agents.task import Task
 from recgym.random import session_keys
-from recgym.types import FloatArray, IntArray
+from recgym.types import IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
 class DQN:
     """Deep Q-network: Q(s, a) by temporal differences, greedy at the end."""
 
-    total_steps: int = 100_000
+    total_steps: int = 60_000
     """User steps to learn from."""
     num_envs: int = 128
     """Sessions simulated side by side."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """Adam's step size."""
-    discount: float = 0.98
+    discount: float = 0.95
     """Weight of a reward against the one a step earlier, gamma."""
     batch_size: int = 256
     """Transitions in a gradient step."""
-    gradient_steps: int = 2
+    gradient_steps: int = 8
     """Gradient steps after each batch of `num_envs` user steps."""
     buffer_size: int = 100_000
     """Transitions kept for replay."""
@@ -51,9 +51,9 @@ class DQN:
     """User steps between copies of the Q-network to its target."""
     exploration_fraction: float = 0.5
     """Share of `total_steps` over which epsilon falls from 1 to `final_epsilon`."""
-    final_epsilon: float = 0.05
+    final_epsilon: float = 0.02
     """Chance of an exploring step at the end."""
-    backbone_exploration: float = 0.5
+    backbone_exploration: float = 0.3
     """Share of exploring steps drawn from softmax(backbone scores); the rest is uniform over the items."""
     hidden: int = 64
     """Units of the head's MLP."""
@@ -99,31 +99,35 @@ class DQN:
             )  # fmt: skip
             model.prior = lambda features: torch.addmm(bias, features[:, :-1], vectors.T)
             model.prior_share = self.backbone_exploration
+            model.env_items = len(bias)
             learn(
                 model, env, run=describe(self, seed), total_steps=self.total_steps, segments=self.segments, seed=seed,
                 folder=folder, resume=resume, progress=progress,
             )  # fmt: skip
-        return ScoringPolicy(scorer=model.q_net.q_net, name="dqn", slate_size=task.sessions.config.slate_size)
+        scorer_found = model.q_net.q_net
+        assert isinstance(scorer_found, ItemScorer)
+        return ScoringPolicy(scorer=scorer_found, name="dqn", slate_size=task.sessions.config.slate_size)
 
 
-class _ItemQPolicy(DQNPolicy):  # type: ignore[misc]
+class _ItemQPolicy(DQNPolicy):
     """SB3's DQN policy whose Q-networks are item scorers."""
 
     def __init__(self, *args: Any, make_scorer: Callable[[], ItemScorer], **kwargs: Any) -> None:
         self._make_scorer = make_scorer
-        super().__init__(*args, net_arch=[], **kwargs)
+        super().__init__(*args, **{**kwargs, "net_arch": []})
 
     def make_q_net(self) -> QNetwork:
         network = super().make_q_net()
-        network.q_net = self._make_scorer()
+        network.q_net = self._make_scorer()  # type: ignore[assignment]
         return network
 
 
-class _ExploringDQN(stable_baselines3.DQN):  # type: ignore[misc]
+class _ExploringDQN(stable_baselines3.DQN):
     """Explores row by row (SB3: all environments or none), half of the time with the backbone's own choices."""
 
     prior: Callable[[Tensor], Tensor]
     prior_share: float
+    env_items: int
 
     def _sample_action(
         self,
@@ -134,13 +138,10 @@ class _ExploringDQN(stable_baselines3.DQN):  # type: ignore[misc]
         features = torch.from_numpy(self._last_obs)  # (B, D + 1)
         epsilon = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
         draws = torch.rand(n_envs, 2)
-        anything = torch.randint(int(self.action_space.n), (n_envs,))
+        anything = torch.randint(self.env_items, (n_envs,))
         liked = torch.multinomial(torch.softmax(self.prior(features), 1), 1)[:, 0]
         tried = torch.where(draws[:, 1] < self.prior_share, liked, anything)
         with torch.no_grad():
             best = self.q_net(features).argmax(1)
         action = np.asarray(torch.where(draws[:, 0] < epsilon, tried, best))
         return action, action
-
-    def predict(self, observation: FloatArray, *args: Any, **kwargs: Any) -> Any:
-        return self.policy.predict(observation, *args, **kwargs)

@@ -25,12 +25,12 @@ from recgym.types import IntArray, Observation, Reads
 class ExploreThenCommit:
     """Shows `explore` items of different kinds, then what this user's feedback says is best.
 
-    The first `explore` items of a session come from a fixed list: popular items that are far from each other. After them
-    an item of the history is worth its mean positive feedback, shrunk as if `prior` more observations had the item's
-    rate in the training log. Then it shows, in this order: the observed items that did better than their rate, best
-    first (again and again where repeats are allowed); items never observed, by their rate plus their likeness (cosine of
-    item vectors) to what did better, less that to what did worse; observed items that did worse. So under masked
-    repeats it moves from the best observed items to their nearest neighbours.
+    The first `explore` items of a session come from a fixed list: popular items that are far from each other. After
+    them an item of the history is worth its mean positive feedback, shrunk as if `prior` more observations had the
+    item's rate in the training log. Then it shows, in this order: the observed items that did better than their rate,
+    best first (again and again where repeats are allowed); items never observed, by their rate plus their likeness
+    (cosine of item vectors) to what did better, less that to what did worse; observed items that did worse. So under
+    masked repeats it moves from the best observed items to their nearest neighbours.
     """
 
     order: Tensor  # (explore,) int64: items of the exploration, first shown first
@@ -64,7 +64,7 @@ class ExploreThenCommit:
         return len(self.rate)
 
     def scores(self, observation: Observation) -> Tensor:
-        """The exploration's turn, then good observed items (2 to 3), new ones (-1 to 1), bad ones (-2 to -1), (B, N)."""
+        """Exploration, then good observed items (2 to 3), new ones (-1 to 1), bad ones (-2 to -1), (B, N)."""
         items, positive = history_of(observation)  # (B, L)
         batch, columns = len(items), self.num_items + 1
         good = torch.zeros(batch, columns).scatter_add_(1, items, positive)[:, 1:]  # (B, N)
@@ -97,11 +97,11 @@ class ExploreThenCommit:
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> ExploreThenCommit:
         """The policy whose `config` and `tensors` these are."""
-        return cls(**config, **tensors)
+        return cls(**{**config, **tensors})
 
 
 def different_items(counts: Tensor, unit_vectors: Tensor, number: int) -> Tensor:
-    """Popular items that differ: greedily the largest log(1 + count) * (1 - cosine to the nearest chosen), (number,) ids."""
+    """Popular items that differ, (number,) ids: greedily the largest log(1 + count) * (1 - cosine to the chosen)."""
     weight = torch.log1p(counts) + 1e-3
     distance = torch.ones_like(weight)
     chosen: list[int] = []

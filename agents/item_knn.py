@@ -102,7 +102,7 @@ class ItemKNN:
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> ItemKNN:
         """The policy whose `config` and `tensors` these are."""
-        return cls(**config, **tensors)
+        return cls(**{**config, **tensors})
 
 
 def nearest_items(

@@ -59,6 +59,7 @@ class ItemScorer(nn.Module):
         self.state_width, self.hidden, self.train_items = state_width, hidden, train_items
         self.items = nn.Parameter(item_vectors.detach().clone(), requires_grad=train_items)  # (N, D)
         self.bias = nn.Parameter(item_bias.detach().clone(), requires_grad=train_items)  # (N,)
+        self.gain: Tensor
         self.register_buffer("gain", torch.tensor(float(gain)))
         self.inner = nn.Linear(state_width + 1, hidden)
         self.outer = nn.Linear(hidden, state_width)

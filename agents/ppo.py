@@ -11,7 +11,7 @@ from typing import Literal
 
 import stable_baselines3
 
-from agents.actor_critic import ItemActorCritic, scorer_maker
+from agents.actor_critic import ItemActorCritic, scorer_maker, scorer_of
 from agents.bridge import SessionsVecEnv
 from agents.learning import describe, isolated_randomness, seed_segment
 from agents.sb3 import learn
@@ -23,17 +23,17 @@ from agents.task import Task
 class PPO:
     """Proximal policy optimisation: several epochs of clipped policy gradient on each rollout."""
 
-    total_steps: int = 120_000
+    total_steps: int = 160_000
     """User steps to learn from."""
-    num_envs: int = 128
+    num_envs: int = 64
     """Sessions simulated side by side."""
-    rollout: int = 32
+    rollout: int = 16
     """Steps of each environment between updates."""
-    batch_size: int = 1_024
+    batch_size: int = 512
     """Steps in a gradient step."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over each rollout."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Adam's step size."""
     discount: float = 0.98
     """Weight of a reward against the one a step earlier, gamma."""
@@ -49,7 +49,7 @@ class PPO:
     """The actor starts as softmax(backbone scores / temperature)."""
     hidden: int = 64
     """Units of the actor's and of the critic's MLP."""
-    choice: Literal["greedy", "softmax"] = "greedy"
+    choice: Literal["greedy", "softmax"] = "softmax"
     """How the trained policy chooses: its best item, or a draw as in training."""
     segments: int = 20
     """Rows of the learning curve, with a checkpoint each."""
@@ -62,9 +62,7 @@ class PPO:
         if self.num_envs * self.rollout < 2:
             raise ValueError("num_envs * rollout is 1, expected at least 2: advantages are normalised over a rollout")
         if not (0 <= self.discount < 1 and 0 <= self.gae_lambda <= 1):
-            raise ValueError(
-                f"discount {self.discount} and gae_lambda {self.gae_lambda}: expected [0, 1) and [0, 1]"
-            )
+            raise ValueError(f"discount {self.discount} and gae_lambda {self.gae_lambda}: expected [0, 1) and [0, 1]")
         if not (self.temperature > 0 and self.clip_range > 0):
             raise ValueError(f"temperature {self.temperature} and clip_range {self.clip_range}: expected above 0")
 
@@ -79,9 +77,9 @@ class PPO:
             seed_segment(seed, -1)
             model = stable_baselines3.PPO(
                 ItemActorCritic, env, learning_rate=self.learning_rate, n_steps=self.rollout,
-                batch_size=min(self.batch_size, self.num_envs * self.rollout), n_epochs=self.epochs, gamma=self.discount,
-                gae_lambda=self.gae_lambda, clip_range=self.clip_range, ent_coef=self.entropy_weight,
-                vf_coef=self.value_weight, device="cpu",
+                batch_size=min(self.batch_size, self.num_envs * self.rollout), n_epochs=self.epochs,
+                gamma=self.discount, gae_lambda=self.gae_lambda, clip_range=self.clip_range,
+                ent_coef=self.entropy_weight, vf_coef=self.value_weight, device="cpu",
                 policy_kwargs={
                     "make_scorer": scorer_maker(task, self.hidden, self.temperature), "hidden": self.hidden,
                 },
@@ -91,4 +89,4 @@ class PPO:
                 folder=folder, resume=resume, progress=progress,
             )  # fmt: skip
         slate_size = task.sessions.config.slate_size
-        return ScoringPolicy(scorer=model.policy.scorer, name="ppo", choice=self.choice, slate_size=slate_size)
+        return ScoringPolicy(scorer=scorer_of(model.policy), name="ppo", choice=self.choice, slate_size=slate_size)

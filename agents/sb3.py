@@ -1,7 +1,7 @@
 """Runs a Stable-Baselines3 algorithm in segments, each ended by a row of the curve and a checkpoint.
 
-A segment starts from what the checkpoint holds (weights, optimiser, counters, replay buffer, the sessions in progress) and
-from a seed of its own. So a run resumed after a kill ends with the numbers it would have had.
+A segment starts from what the checkpoint holds (weights, optimiser, counters, replay buffer, the sessions in progress)
+and from a seed of its own. So a run resumed after a kill ends with the numbers it would have had.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from tqdm import tqdm
 from agents.bridge import SessionsVecEnv
 from agents.learning import LearningCurve, Row, load_checkpoint, save_checkpoint, seed_segment
 
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining", "_n_calls", "exploration_rate")
+_COUNTERS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_current_progress_remaining",
+    "_n_calls",
+    "exploration_rate",
+)
+_NEVER = 1 << 40
+"""Rounds between SB3's own log rows: the segments write ours."""
 _BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -61,12 +70,12 @@ def learn(
         segment = _Segments(env, curve, bar, run=run, total_steps=total_steps, segments=segments, seed=seed)
         try:
             if left > 0:
-                model.learn(left, callback=segment, log_interval=None, reset_num_timesteps=checkpoint is None)
+                model.learn(left, callback=segment, log_interval=_NEVER, reset_num_timesteps=checkpoint is None)
         finally:
             curve.close()
 
 
-class _Segments(BaseCallback):  # type: ignore[misc]
+class _Segments(BaseCallback):
     """Ends a segment at the first rollout that starts at or after its last step, when all updates are done."""
 
     def __init__(
@@ -128,7 +137,7 @@ def _state(model: BaseAlgorithm, env: SessionsVecEnv) -> dict[str, Any]:
         "counters": {name: float(getattr(model, name)) for name in _COUNTERS if hasattr(model, name)},
         "policy": model.policy.state_dict(),
         "optimizer": model.policy.optimizer.state_dict(),
-        "last_observation": torch.from_numpy(model._last_obs.copy()),
+        "last_observation": torch.from_numpy(np.array(model._last_obs)),
         "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts).copy()),
         "sessions": env.state_dict(),
     }

@@ -20,7 +20,7 @@ Choice = Literal["greedy", "softmax"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoringPolicy:
-    """Shows the best items ("greedy"), or samples from softmax(scores / temperature), and explores with chance epsilon."""
+    """Shows the best items, or samples from softmax(scores / temperature); explores with chance epsilon."""
 
     scorer: ItemScorer
     name: str = "scoring"
