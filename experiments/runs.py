@@ -2,7 +2,7 @@
 
 config.json      each stage's settings, versions, commit, data hash, seconds
 log.jsonl        one line an event
-log/ backbone/ users/ fidelity.json          written by fit
+log/ roles.npy backbone/ users/ fidelity.json written by fit
 policies/NAME/seed-K/                        written by train (and evaluate, for the trivial ones)
 scorecard.json scorecard.csv report.html     written by evaluate and report
 """
@@ -37,6 +37,11 @@ class Run:
     def log(self) -> Path:
         """Sequences built from the interaction log."""
         return self.folder / "log"
+
+    @property
+    def roles(self) -> Path:
+        """Role of each step: training, validation or test."""
+        return self.folder / "roles.npy"
 
     @property
     def backbone(self) -> Path:

@@ -1,7 +1,7 @@
 """Worlds of users with known dynamics: test oracles, benchmarks, teaching.
 
-Public names: `WORLDS` (entry points by name) and `make_world`. A world is a `recgym.users.model.UserModel` whose `truth`
-tells all; the environment reaches it as `users="simulators:NAME"`.
+Public names: `WORLDS` (entry points by name) and `make_world`. A world is a `recgym.users.model.UserModel` whose
+`truth` tells all; the environment reaches it as `users="simulators:NAME"`.
 """
 
 from __future__ import annotations

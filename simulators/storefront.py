@@ -14,9 +14,9 @@ So clickbait earns a click now and shortens the session and the next absence gro
 and again, bores; and a user who clicks nothing for a while goes.
 
 Source: boredom as a per-category penalty of recent shows, Deffayet et al. (2023), "SARDINE: simulator for automated
-recommendation in dynamic and interactive environments", section 3; clickbait against slow-moving satisfaction, Ie et al.
-(2019), "RecSim: a configurable simulation platform for recommender systems", section 5 (long-term satisfaction). The
-formulas are this project's own; those worlds are where their ideas come from.
+recommendation in dynamic and interactive environments", section 3; clickbait against slow-moving satisfaction, Ie et
+al. (2019), "RecSim: a configurable simulation platform for recommender systems", section 5 (long-term satisfaction).
+The formulas are this project's own; those worlds are where their ideas come from.
 """
 
 from __future__ import annotations

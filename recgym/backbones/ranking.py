@@ -13,15 +13,15 @@ from recgym.logs.sequences import Sequences, batches, windows
 from recgym.random import fold, session_keys, uniform
 from recgym.types import DoubleArray, IntArray
 
-Ranker = Callable[[Tensor, Tensor], Tensor]
-"""History items (B, L) and feedback (B, L, F) -> scores (B, N)."""
+Ranker = Callable[[Tensor, Tensor, IntArray], Tensor]
+"""History items (B, L), its feedback (B, L, F) and the steps asked about (B,) -> scores (B, N)."""
 _CELLS = 1 << 23
 
 
 def ranker_of(backbone: Backbone) -> Ranker:
     """The backbone's own ranking."""
 
-    def scores(items: Tensor, feedback: Tensor) -> Tensor:
+    def scores(items: Tensor, feedback: Tensor, steps: IntArray) -> Tensor:  # noqa: ARG001
         return backbone.scores(backbone.prefill(items, feedback).state)
 
     return scores
@@ -60,7 +60,7 @@ def rank_targets(
         items, feedback = windows(sequences, asked, length)
         target = torch.from_numpy(sequences.item[asked].astype(np.int64))
         with torch.no_grad():
-            scores = ranker(torch.from_numpy(items), torch.from_numpy(feedback)).to(torch.float32)
+            scores = ranker(torch.from_numpy(items), torch.from_numpy(feedback), asked).to(torch.float32)
         own = scores.gather(1, target.unsqueeze(1) - 1)  # (B, 1)
         against = torch.ones_like(scores, dtype=torch.bool)
         if mask_seen:

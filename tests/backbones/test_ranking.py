@@ -7,9 +7,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgym.backbones.ranking import rank_targets, spread_steps
+from recgym.backbones.ranking import Ranker, rank_targets, spread_steps
 from recgym.logs.sequences import Sequences
-from recgym.types import FeedbackKind
+from recgym.types import FeedbackKind, IntArray
 
 
 def sequences(lists: list[list[int]], num_items: int) -> Sequences:
@@ -25,10 +25,10 @@ def sequences(lists: list[list[int]], num_items: int) -> Sequences:
     )  # fmt: skip
 
 
-def fixed(scores: list[float]) -> object:
+def fixed(scores: list[float]) -> Ranker:
     """A ranker with the same scores for everybody."""
 
-    def ranker(items: Tensor, feedback: Tensor) -> Tensor:
+    def ranker(items: Tensor, feedback: Tensor, steps: IntArray) -> Tensor:
         return torch.tensor(scores).expand(len(items), -1)
 
     return ranker
@@ -39,29 +39,29 @@ SCORES = [0.5, 0.9, 0.1, 0.5, 0.7]
 
 
 def test_ranks_count_what_is_better_and_share_ties() -> None:
-    ranks = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3)  # type: ignore[arg-type]
+    ranks = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3)
     np.testing.assert_allclose(ranks, [3.5, 1, 5, 3.5, 3.5, 3.5, 2])
 
 
 def test_seen_items_are_left_out_except_the_target() -> None:
-    ranks = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3, mask_seen=True)  # type: ignore[arg-type]
+    ranks = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3, mask_seen=True)
     np.testing.assert_allclose(ranks, [3.5, 1, 3, 3.5, 3.5, 3, 2])
 
 
 def test_negatives_are_drawn_without_the_target_and_fall_back_on_all() -> None:
-    all_of_them = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3, negatives=4)  # type: ignore[arg-type]
+    all_of_them = rank_targets(fixed(SCORES), LOG, np.arange(7), length=3, negatives=4)
     np.testing.assert_allclose(all_of_them, [3.5, 1, 5, 3.5, 3.5, 3.5, 2])
     many = sequences([[3] * 400], 5)
-    ranks = rank_targets(fixed(SCORES), many, np.arange(400), length=3, negatives=2)  # type: ignore[arg-type]
+    ranks = rank_targets(fixed(SCORES), many, np.arange(400), length=3, negatives=2)
     np.testing.assert_allclose(ranks, 3)  # item 3 is the worst: both negatives are above it, whichever they are
-    best = rank_targets(fixed([0, 9, 0.5, 0, 0]), many, np.arange(400), length=3, negatives=2)  # type: ignore[arg-type]
+    best = rank_targets(fixed([0, 9, 0.5, 0, 0]), many, np.arange(400), length=3, negatives=2)
     assert abs((best == 2).mean() - 0.5) < 4 * 0.025  # the one better item is among 2 of 4 half of the time
 
 
 def test_a_ranker_that_reads_the_history_gets_what_came_before() -> None:
     seen: list[Tensor] = []
 
-    def ranker(items: Tensor, feedback: Tensor) -> Tensor:
+    def ranker(items: Tensor, feedback: Tensor, steps: IntArray) -> Tensor:
         seen.append(items)
         return torch.zeros(len(items), 5)
 
