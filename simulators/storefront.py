@@ -32,7 +32,7 @@ from recgym.users import history as ring
 from recgym.users.history import History
 from simulators.catalogue import StorefrontConfig, make_catalogue, make_population, to_double
 
-CLICK, LIKE, DWELL = 0, 1, 2
+CLICK, DWELL, LIKE = 0, 1, 2
 """Columns of the feedback."""
 _SESSION_DRAWS, _SLOT_DRAWS = 2, 3
 """Draws of one step: leaving and the gap, then click, like and dwell of each slot."""
@@ -76,8 +76,8 @@ class Storefront:
 
     kinds = (
         FeedbackKind(name="click"),
-        FeedbackKind(name="like", given="click"),
         FeedbackKind(name="dwell", type="real", given="click", unit="seconds"),
+        FeedbackKind(name="like", given="click"),
     )
 
     def __init__(
@@ -157,7 +157,7 @@ class Storefront:
         liked = clicked & (luck[..., LIKE] < torch.sigmoid(self._like_log_odds[chosen]))
         seconds = torch.exp(self._dwell_log_mean[chosen] + 0.6 * torch.special.ndtri(luck[..., DWELL]))
         dwell = clicked * seconds.round().clamp(1, 3600)
-        feedback = torch.stack([clicked.to(torch.float32), liked.to(torch.float32), dwell.to(torch.float32)], 2)
+        feedback = torch.stack([clicked.to(torch.float32), dwell.to(torch.float32), liked.to(torch.float32)], 2)
 
         config = self.config
         satisfaction = config.satisfaction_decay * state.satisfaction + (clicked * self.catalogue.gain[index]).sum(1)
@@ -188,7 +188,8 @@ class Storefront:
 
     def visible(self, state: StorefrontState) -> Visible:
         """Last feedback (dwell in log(1 + seconds)) and depth in hundreds of steps, (B, F + 1)."""
-        last = torch.cat([state.last[:, :DWELL], state.last[:, DWELL:].log1p()], 1)
+        last = state.last.clone()
+        last[:, DWELL] = last[:, DWELL].log1p()
         return Visible(torch.cat([last, state.depth.unsqueeze(1).to(torch.float32) / 100], 1))
 
     def history(self, state: StorefrontState) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,7 @@ from recgym.logs.log import InteractionLog, LogError, Repair
 
 
 def k_core(log: InteractionLog, *, users: int, items: int) -> InteractionLog:
-    """Leave out users with fewer than `users` events and items with fewer than `items`, until none is left to leave
-    out.
+    """Leave out users with fewer than `users` events and items with fewer than `items`, until all fit.
 
     Views do not count where the log has exposures: being shown is not an event of the user's making.
 

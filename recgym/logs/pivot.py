@@ -77,7 +77,8 @@ def build_sequences(log: InteractionLog, config: SequenceConfig = SequenceConfig
 
 
 def _behaviours(log: InteractionLog, config: SequenceConfig) -> list[str]:
-    found = log.events["behaviour"].value_counts(sort=True)["behaviour"].to_list()
+    counts = log.events["behaviour"].value_counts().sort("count", "behaviour", descending=[True, False])
+    found = counts["behaviour"].to_list()
     names = [name for name in found if name != VIEW or not log.exposures]
     if config.behaviours is not None:
         if missing := [name for name in config.behaviours if name not in names]:

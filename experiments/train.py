@@ -1,0 +1,101 @@
+"""Train agents in the simulated sessions, or on the log, one job an agent and seed."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from agents import AGENTS, Task, make_agent
+from experiments.fit import load_run, platform
+from experiments.pool import run_jobs
+from experiments.runs import Run
+from recgym.backbones.backbone import fingerprint
+from recgym.logs.splits import TRAIN, sessions_of
+from recgym.policy import load_policy, save_policy
+from recgym.rollout import logged_transitions
+
+OFFLINE = ("cql",)
+"""Agents that learn from logged transitions alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train agents on what `fit` left in a run folder."""
+
+    out: Path
+    """Run folder."""
+    agents: tuple[str, ...] = ("dqn", "ppo", "a2c", "cql")
+    """Which agents."""
+    seeds: int = 5
+    """Training seeds 0, 1, ... of each agent: intervals need at least five."""
+    reward: dict[str, float] = field(default_factory=dict)
+    """Reward weight of each kind of feedback, such as click 1 like 0.5; empty: 1 for the first kind."""
+    max_steps: int = 50
+    """Steps after which a simulated session is cut."""
+    processes: int = 2
+    """Trainings side by side, one thread each."""
+    resume: bool = False
+    """Keep finished trainings and go on with interrupted ones."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in self.agents:
+            if name not in AGENTS:
+                raise ValueError(f"no agent is called {name!r}; there are {', '.join(sorted(AGENTS))}")
+        for name in ("seeds", "max_steps", "processes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+    def __call__(self) -> None:
+        """Run the stage."""
+        run = Run(self.out)
+        load_run(run)  # says at once what is missing
+        jobs = [(name, seed) for seed in range(self.seeds) for name in self.agents]
+        if self.resume:
+            jobs = [job for job in jobs if not _finished(run.policy(*job))]
+        with run.stage("train", self, resumed=self.resume):
+            for (name, seed), rewards in run_jobs(
+                partial(train_one, self), jobs, processes=self.processes, description="training"
+            ):
+                run.record("trained", agent=name, seed=seed, last_session_reward=rewards)
+
+
+def train_one(settings: Train, job: tuple[str, int]) -> float | None:
+    """Train one agent with one seed into its folder; the last mean session reward of its training, if it has one."""
+    name, seed = job
+    run = Run(settings.out)
+    loaded = load_run(run)
+    sessions = platform(loaded.users, reward=settings.reward or None, max_steps=settings.max_steps)
+    logged = None
+    if name in OFFLINE:
+        training = sessions_of(loaded.sequences, loaded.roles, TRAIN)
+        logged = logged_transitions(loaded.sequences, training, loaded.users.backbone, sessions.weights)
+    folder = run.policy(name, seed)
+    if not settings.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    task = Task(sessions=sessions, backbone=loaded.users.backbone, logged=logged)
+    policy = make_agent(name).train(task, seed=seed, folder=folder, resume=settings.resume)
+    save_policy(policy, folder, encoder=fingerprint(loaded.users.backbone))
+    curve = learning_curve(folder)
+    return curve[-1]["session_reward"] if curve else None
+
+
+def learning_curve(folder: Path) -> tuple[dict[str, float], ...]:
+    """Points of the learning curve in `folder` that have a session reward."""
+    import json
+
+    path = folder / "log.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    known = [row for row in rows if row.get("session_reward") is not None]
+    return tuple({"step": float(row["step"]), "session_reward": float(row["session_reward"])} for row in known)
+
+
+def _finished(folder: Path) -> bool:
+    """Whether a whole policy stands there."""
+    try:
+        load_policy(folder)
+    except (ValueError, OSError):
+        return False
+    return True
