@@ -17,8 +17,8 @@ from torch import Tensor
 from agents.choice import greedy_probabilities, sample_items, top_items, uniform_probabilities
 from recgym.backbones.backbone import Backbone
 from recgym.logs.sequences import Sequences
-from recgym.logs.splits import TRAIN
-from recgym.types import IntArray, Observation, Reads
+from recgym.logs.splits import TRAIN, Roles
+from recgym.types import Observation, Reads
 
 _TIE = 1e-3
 """Weight of popularity (below 1) where it only breaks ties; above float32's resolution of the scores it is added to."""
@@ -71,7 +71,7 @@ class Popularity:
     reads: ClassVar[Reads] = "history"
 
     @classmethod
-    def fit(cls, sequences: Sequences, roles: IntArray, *, slate_size: int = 1) -> Popularity:
+    def fit(cls, sequences: Sequences, roles: Roles, *, slate_size: int = 1) -> Popularity:
         """Count the training targets of `sequences`; `roles` (M,)."""
         return cls(counts=target_counts(sequences, roles), slate_size=slate_size)
 
@@ -119,7 +119,7 @@ class RepeatHistory:
     reads: ClassVar[Reads] = "history"
 
     @classmethod
-    def fit(cls, sequences: Sequences, roles: IntArray, *, slate_size: int = 1) -> RepeatHistory:
+    def fit(cls, sequences: Sequences, roles: Roles, *, slate_size: int = 1) -> RepeatHistory:
         """Count the training targets of `sequences`, for the ties; `roles` (M,)."""
         return cls(counts=target_counts(sequences, roles), slate_size=slate_size)
 
@@ -210,7 +210,7 @@ class BackboneGreedy:
         return cls(**{**config, **tensors})
 
 
-def target_counts(sequences: Sequences, roles: IntArray) -> Tensor:
+def target_counts(sequences: Sequences, roles: Roles) -> Tensor:
     """Training targets of each item, (N,) float32; `roles` (M,)."""
     chosen = sequences.item[sequences.targets & (roles == TRAIN)]
     return torch.from_numpy(np.bincount(chosen, minlength=sequences.num_items + 1)[1:].astype(np.float32))

@@ -17,8 +17,8 @@ from agents.baselines import history_of
 from agents.choice import greedy_probabilities, top_items
 from recgym.backbones.backbone import Backbone
 from recgym.logs.sequences import Sequences
-from recgym.logs.splits import TRAIN
-from recgym.types import IntArray, Observation, Reads
+from recgym.logs.splits import TRAIN, Roles
+from recgym.types import Observation, Reads
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class ExploreThenCommit:
 
     @classmethod
     def fit(
-        cls, sequences: Sequences, roles: IntArray, backbone: Backbone, *, explore: int = 8, slate_size: int = 1
+        cls, sequences: Sequences, roles: Roles, backbone: Backbone, *, explore: int = 8, slate_size: int = 1
     ) -> ExploreThenCommit:
         """Choose what to explore from the training steps and the backbone's item vectors; `roles` (M,)."""
         train = roles == TRAIN

@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.baselines import history_of, target_counts, tie_breaker
 from agents.choice import greedy_probabilities, top_items
 from recgym.logs.sequences import Sequences
-from recgym.logs.splits import TRAIN
+from recgym.logs.splits import TRAIN, Roles
 from recgym.types import FloatArray, IntArray, Observation, Reads
 
 
@@ -39,7 +39,7 @@ class ItemKNN:
     def fit(
         cls,
         sequences: Sequences,
-        roles: IntArray,
+        roles: Roles,
         *,
         within: Literal["user", "session"] = "user",
         neighbours: int = 100,

@@ -1,0 +1,45 @@
+"""The command line: `python -m experiments STAGE`. Every option is a field of the stage's dataclass."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # jobs run side by side, one thread each
+
+import torch
+import tyro
+
+from experiments.bench import Bench
+from experiments.download import Download
+from experiments.evaluate import Evaluate
+from experiments.fit import Fit
+from experiments.quickstart import Quickstart
+from experiments.report import Report
+from experiments.sample import Sample
+from experiments.train import Train
+
+STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Bench, Sample)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage that the arguments name; the exit status."""
+    torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
+    stages = {stage.__name__.lower(): stage for stage in STAGES}
+    stage = tyro.extras.subcommand_cli_from_dict(
+        stages, prog="python -m experiments", description=__doc__, args=arguments,
+        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes) if False else (tyro.conf.CascadeSubcommandArgs,),
+    )  # fmt: skip
+    try:
+        stage()
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command with --resume goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
