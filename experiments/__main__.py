@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     stages = {stage.__name__.lower(): stage for stage in STAGES}
     stage = tyro.extras.subcommand_cli_from_dict(
         stages, prog="python -m experiments", description=__doc__, args=arguments,
-        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes) if False else (tyro.conf.CascadeSubcommandArgs,),
+        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes) if False else
+        (tyro.conf.CascadeSubcommandArgs,),
     )  # fmt: skip
     try:
         stage()

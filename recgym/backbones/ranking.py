@@ -39,7 +39,8 @@ def rank_targets(
 ) -> DoubleArray:
     """Rank the item of each given step among all items, from the history before it.
 
-    rank = 1 + #{j : score_j > score} + #{j != target : score_j = score} / 2: items with equal scores share places.
+    rank = 1 + #{j : score_j > score}, and among items of the same score the target's place is drawn from the step's
+    key: so a ranker that scores all items alike has the hit rate of chance, whatever the cutoff.
 
     Args:
         ranker: scores every item from a history.
@@ -49,10 +50,10 @@ def rank_targets(
         mask_seen: leave out items that the user had met before, except the target itself.
         negatives: rank among this many items drawn uniformly without replacement instead; published tables often do,
             and their numbers cannot be compared with full rankings (Krichene and Rendle 2020).
-        seed: of the negatives.
+        seed: of the negatives and of ties.
 
     Returns:
-        (Q,) ranks from 1; halves where ties are shared.
+        (Q,) ranks from 1.
     """
     ranks = np.empty(len(steps))
     for rows in batches(len(steps), max(1, _CELLS // sequences.num_items)):
@@ -69,7 +70,9 @@ def rank_targets(
         if negatives is not None:
             against &= _drawn(asked, against, negatives, seed)
         above, equal = (scores > own) & against, (scores == own) & against
-        ranks[rows] = (1 + above.sum(1) + equal.sum(1) / 2).double().numpy()
+        keys = fold(session_keys(seed, 1).expand(len(asked)), torch.from_numpy(np.asarray(asked, np.int64)))
+        place = (uniform(fold(keys, 1), 1)[:, 0] * (equal.sum(1) + 1)).floor()
+        ranks[rows] = (1 + above.sum(1) + place).double().numpy()
     return ranks
 
 
