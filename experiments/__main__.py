@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # jobs run side by side, one thread each
+from typing import Any
 
 import torch
 import tyro
@@ -25,8 +24,8 @@ STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Bench, Sample)
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage that the arguments name; the exit status."""
     torch.set_num_threads(max(1, min(2, os.cpu_count() or 1)))
-    stages = {stage.__name__.lower(): stage for stage in STAGES}
-    stage = tyro.extras.subcommand_cli_from_dict(
+    stages: dict[str, Any] = {stage.__name__.lower(): stage for stage in STAGES}
+    stage: Any = tyro.extras.subcommand_cli_from_dict(
         stages, prog="python -m experiments", description=__doc__, args=arguments,
         config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes) if False else
         (tyro.conf.CascadeSubcommandArgs,),

@@ -113,11 +113,11 @@ def _curves(card: Scorecard) -> Figure | None:
         for line in values:
             axes.plot(steps, line, color=colour, alpha=0.3, linewidth=0.7)
         axes.plot(steps, values.mean(0), color=colour, linewidth=2, label=row.policy)
-    for row in (best_trivial(card), card.row(card.reference)):
-        if row is not None and row.reward.known:
-            axes.axhline(row.reward.value, color="#6b7280", linestyle="--", linewidth=0.9)
-            place = {"xycoords": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-            axes.annotate(row.policy, (1.0, row.reward.value), fontsize=7, color="#374151", **place)
+    for level in (best_trivial(card), card.row(card.reference)):
+        if level is not None and level.reward.known:
+            axes.axhline(level.reward.value, color="#6b7280", linestyle="--", linewidth=0.9)
+            where = axes.get_yaxis_transform()
+            axes.text(1.0, level.reward.value, level.policy, transform=where, fontsize=7, ha="right", va="bottom")
     axes.set_xlabel("user steps seen in training")
     axes.set_ylabel("reward per session")
     axes.legend(fontsize=8, frameon=False)

@@ -44,8 +44,8 @@ def read_amazon(folder: Path, *, on_bad_rows: OnBadRows = "error") -> Interactio
 def _ratings(path: Path, on_bad_rows: OnBadRows, repairs: list[Repair]) -> pl.DataFrame:
     header = ("first", "second", "value", "time")
     raw = read_text_columns(path, header=header, on_bad_rows=on_bad_rows, repairs=repairs)
-    lengths = [(raw[name].str.len_chars() == 10).mean() or 0.0 for name in ("first", "second")]
-    first, second = ("item", "user") if float(lengths[0]) > float(lengths[1]) else ("user", "item")
+    asins = [int((raw[name].str.len_chars() == 10).sum()) for name in ("first", "second")]
+    first, second = ("item", "user") if asins[0] > asins[1] else ("user", "item")
     return raw.rename({"first": first, "second": second})
 
 

@@ -22,8 +22,8 @@ def read_open_bandit(folder: Path, *, on_bad_rows: OnBadRows = "error") -> Inter
         path for kind in ("*.csv", "*.csv.gz") for path in folder.glob(kind) if "item_context" not in path.name
     )
     if len(paths) != 1:
-        found = ", ".join(path.name for path in paths) or "none"
-        raise LogError(f"{folder}: expected the one CSV of a campaign and policy (such as men.csv), found {found}")
+        names = ", ".join(path.name for path in paths) or "none"
+        raise LogError(f"{folder}: expected the one CSV of a campaign and policy (such as men.csv), found {names}")
     path, repairs = paths[0], list[Repair]()
     raw = read_text_columns(path, on_bad_rows=on_bad_rows, repairs=repairs)
     for name in _NEEDED:
