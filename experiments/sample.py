@@ -6,6 +6,7 @@ are whole multiples of 2^-20, so the logged propensities are exact and an item i
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +16,18 @@ import torch
 from torch import Tensor
 
 import recgym
+from experiments.fit import Fit
 from recgym.logs.log import InteractionLog
 from recgym.logs.readers.native import write_native
 from recgym.random import bits, fold, session_keys, uniform
 from recgym.types import IntArray
 from recgym.users import history as ring
+from recgym.users.storage import load_users, save_users
 from simulators.catalogue import to_double
 from simulators.storefront import CLICK, DWELL, LIKE, Storefront
 
 SAMPLE_FOLDER = Path(recgym.__file__).parent / "logs" / "sample"
+USERS_FOLDER = Path(recgym.__file__).parent / "users" / "sample"
 _GRID = 1 << 20
 _FIRST_DAY = 1_748_736_000
 """1 June 2025, 00:00 UTC, in seconds since the epoch."""
@@ -45,7 +49,7 @@ ADJECTIVES = ("Amber", "Birch", "Cobalt", "Copper", "Fern", "Harbour", "Ivory", 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Generate the sample log that ships inside the wheel."""
+    """Generate the sample log that ships inside the wheel, bit for bit, and fit the sample users to it."""
 
     out: Path = SAMPLE_FOLDER
     """Folder to write; the old one is replaced."""
@@ -53,6 +57,8 @@ class Sample:
     """Days over which sessions start."""
     seed: int = 20
     """Seed of the sessions; the storefront has its own."""
+    users_out: Path | None = USERS_FOLDER
+    """Folder for the users fitted to the log; None: leave them alone."""
 
     def __call__(self) -> None:
         """Generate and write."""
@@ -61,6 +67,10 @@ class Sample:
         views = int((log.events["behaviour"] == "view").sum())
         size = sum(path.stat().st_size for path in self.out.iterdir())
         print(f"{self.out}: {log.num_users} users, {log.num_items} items, {views} impressions, {size / 1e6:.2f} MB")
+        if self.users_out is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                Fit(out=Path(folder), logs=self.out)()
+                save_users(load_users(Path(folder) / "users"), self.users_out)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ def _fetch(url: str, part: Path, *, progress: bool) -> None:
 def _published_md5(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
-            text = answer.read(10_000).decode("ascii", "replace")
+            text: str = answer.read(10_000).decode("ascii", "replace")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise LogError(f"{url}: the published checksum cannot be read ({error})") from error
     words = [word.lower() for word in text.replace("=", " ").split()]
@@ -121,7 +121,8 @@ def _published_md5(url: str) -> str:
 
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
-        return str(hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    return str(digest.hexdigest())
 
 
 def _unpack(archive: Path, target: Path) -> None:

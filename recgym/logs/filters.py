@@ -18,7 +18,7 @@ def k_core(log: InteractionLog, *, users: int, items: int) -> InteractionLog:
     if users < 1 or items < 1:
         raise ValueError(f"users and items must be at least 1, got {users} and {items}")
     events = log.events
-    counted = pl.col("behaviour") != "view" if log.exposures else pl.lit(True)
+    counted = (pl.col("behaviour") != "view") | pl.lit(not log.exposures)
     while True:
         kept = events.filter((counted.sum().over("user") >= users) & (counted.sum().over("item") >= items))
         if len(kept) == len(events):
