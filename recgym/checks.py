@@ -1,0 +1,110 @@
+"""Checks of the contracts, for tests and for third parties: each raises AssertionError that says what is broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgym.random import session_keys
+from recgym.trees import leaves, take
+from recgym.types import Observation, Policy
+from recgym.users.model import UserModel
+
+
+def check_user_model(
+    users: UserModel[Any], *, seed: int = 0, batch: int = 16, steps: int = 8, slate_size: int = 1
+) -> None:
+    """Run sessions of random slates and check shapes, ranges, determinism and independence of the batch.
+
+    Args:
+        users: the model.
+        seed: of sessions and slates.
+        batch: sessions.
+        steps: steps of each (users who leave go on being shown items: states must stay valid).
+        slate_size: items a slate.
+
+    Raises:
+        AssertionError: the contract of `recgym.users.model.UserModel` is broken; the message says where.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    keys = session_keys(seed, batch)
+    slates = torch.randint(1, users.num_items + 1, (steps, batch, slate_size), generator=generator)
+    first = _play(users, keys, slates)
+    before = torch.get_rng_state()
+    _same("the same keys and slates again", first, _play(users, keys, slates))
+    assert torch.equal(before, torch.get_rng_state()), "step or reset draws from torch's global generator"
+    order = torch.randperm(batch, generator=generator)
+    _same("another order of the batch", [part[:, order] for part in first], _play(users, keys[order], slates[:, order]))
+    half = slice(0, batch // 2)
+    _same("half of the batch", [part[:, half] for part in first], _play(users, keys[half], slates[:, half]))
+    other = _play(users, session_keys(seed + 1, batch), slates)
+    assert any(not torch.equal(a, b) for a, b in zip(first, other, strict=True)), "the keys change nothing"
+
+
+def _play(users: UserModel[Any], keys: Tensor, slates: Tensor) -> list[Tensor]:
+    """Feedback (T, B, K, F), leaving (T, B), visible vectors (T, B, D) and histories (T, B, L) of sessions."""
+    batch, slots, kinds = len(keys), slates.shape[2], users.kinds
+    state = users.reset(keys)
+    for leaf in leaves(state):
+        assert len(leaf) == batch, f"a tensor of the state has leading dimension {len(leaf)}, expected B = {batch}"
+    feedback, left, vectors, histories = [], [], [], []
+    for slate in slates:
+        state, response = users.step(state, slate)
+        assert response.feedback.shape == (batch, slots, len(kinds)), f"feedback has shape {response.feedback.shape}"
+        assert response.leaves.shape == (batch,), f"leaves has shape {response.leaves.shape}"
+        assert response.leaves.dtype == torch.bool, f"leaves is {response.leaves.dtype}, expected bool"
+        assert bool((response.feedback >= 0).all()) and bool(response.feedback.isfinite().all()), "feedback below 0"
+        names = [kind.name for kind in kinds]
+        for column, kind in enumerate(kinds):
+            amount = response.feedback[..., column]
+            if kind.type == "binary":
+                assert bool(((amount == 0) | (amount == 1)).all()), f"binary kind {kind.name!r} is not 0 or 1"
+            if kind.given in names:
+                needed = response.feedback[..., names.index(kind.given)]
+                assert not bool(((amount > 0) & (needed == 0)).any()), f"{kind.name!r} happened without {kind.given!r}"
+        items, reaction = users.history(state)
+        assert items.shape[0] == batch and reaction.shape == (*items.shape, len(kinds)), "history has another shape"
+        padding = items == 0
+        assert not bool((padding[:, 1:] & ~padding[:, :-1]).any()), "padding of the history does not stand on the left"
+        feedback.append(response.feedback)
+        left.append(response.leaves)
+        vectors.append(users.visible(state).vector.clone())
+        histories.append(items.clone())
+    return [torch.stack(feedback), torch.stack(left), torch.stack(vectors), torch.stack(histories)]
+
+
+def _same(what: str, expected: list[Tensor], found: list[Tensor]) -> None:
+    for name, one, other in zip(("feedback", "leaves", "visible vector", "history"), expected, found, strict=True):
+        close = torch.allclose(one, other, atol=1e-5) if one.is_floating_point() else torch.equal(one, other)
+        assert close, f"{what} gives another {name}"
+
+
+def check_policy(policy: Policy, observation: Observation, *, seed: int = 0) -> None:
+    """Check shapes, probabilities and the mask of a policy on one observation of B sessions.
+
+    Raises:
+        AssertionError: the contract of `recgym.types.Policy` is broken; the message says where.
+    """
+    batch = len(observation.context)
+    keys = session_keys(seed, batch)
+    scores = policy.scores(observation)
+    assert scores.shape[0] == batch and scores.ndim == 2, f"scores have shape {tuple(scores.shape)}, expected (B, N)"
+    chance = policy.probabilities(observation)
+    assert chance.shape == scores.shape, (
+        f"probabilities have shape {tuple(chance.shape)}, expected {tuple(scores.shape)}"
+    )
+    assert torch.allclose(chance.sum(1), torch.ones(batch), atol=1e-4), "probabilities do not sum to one"
+    slate = policy.act(observation, keys)
+    assert slate.shape[0] == batch and slate.ndim == 2, f"slates have shape {tuple(slate.shape)}, expected (B, K)"
+    assert bool(((slate >= 1) & (slate <= scores.shape[1])).all()), "item ids reach outside of 1..N"
+    ordered = slate.sort(1).values
+    assert not bool((ordered[:, 1:] == ordered[:, :-1]).any()), "a slate shows an item twice"
+    assert bool((chance.gather(1, slate[:, :1] - 1) > 0).all()), "an item was shown whose probability is 0"
+    assert torch.equal(slate, policy.act(observation, keys)), "the same keys give another slate"
+    if observation.mask is not None:
+        assert bool(observation.mask.gather(1, slate - 1).all()), "a masked item was shown"
+        assert not bool(((chance > 0) & ~observation.mask).any()), "a masked item has a probability above 0"
+    alone = policy.act(take(observation, torch.arange(1)), keys[:1])
+    assert torch.equal(alone, slate[:1]), "the slate depends on the other sessions of the batch"
