@@ -185,7 +185,7 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _allowed(self, rows: Tensor) -> Tensor:
         """Some slate that may be shown, for rows whose action is ignored, (R, K)."""
         shown = self._state.shown[rows].to(torch.int8)  # (R, N)
-        allowed: Tensor = shown.argsort(1, stable=True)[:, : self.sessions.config.slate_size]
+        allowed: Tensor = shown.argsort(dim=1, stable=True)[:, : self.sessions.config.slate_size]
         return allowed + 1
 
     def _info(self, info: dict[str, Any], happened: BoolArray) -> dict[str, Any]:
