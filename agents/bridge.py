@@ -107,7 +107,7 @@ class SessionsVecEnv(VecEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the sessions that `state_dict` gave, under the same seed."""
-        self._state = self.sessions.reset(self._keys)
+        self._state = self.sessions.reset(self._keys.clone())  # the state keeps the tensor it is given
         for leaf, saved in zip(leaves(self._state), state["leaves"], strict=True):
             leaf.copy_(saved)
         self._episode = state["episode"].clone()

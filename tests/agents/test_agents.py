@@ -1,0 +1,139 @@
+"""Every registered agent: the same seed gives the same policy, a kill changes nothing, the folder reads back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import agents.learning
+from agents import AGENTS, Task, make_agent, register_agent
+from agents.cql import Offline
+from recgym.checks import check_policy
+from recgym.files import FormatError
+from recgym.policy import load_policy, save_policy
+from recgym.random import session_keys
+from recgym.types import Observation
+
+pytestmark = [
+    pytest.mark.experiments,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+TINY: dict[str, dict[str, Any]] = {
+    "dqn": {
+        "total_steps": 256,
+        "num_envs": 8,
+        "learning_starts": 64,
+        "gradient_steps": 2,
+        "batch_size": 16,
+        "segments": 4,
+    },
+    "ppo": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "epochs": 1, "segments": 4},
+    "a2c": {"total_steps": 256, "num_envs": 8, "rollout": 4, "segments": 4},
+    "cql": {"updates": 40, "batch_size": 16, "segments": 4},
+}
+
+
+@pytest.fixture(params=sorted(AGENTS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def weights(policy: Any) -> dict[str, torch.Tensor]:
+    return {key: tensor.clone() for key, tensor in policy.tensors().items()}
+
+
+def observation(task: Task, *, masked: bool = False) -> Observation:
+    seen = task.sessions.observe(task.sessions.reset(session_keys(5, 9)), "state")
+    mask = torch.arange(12).expand(9, -1) % 2 == 0
+    return seen._replace(mask=mask) if masked else seen
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(name: str, task: Task, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    first, second, third = (
+        weights(make_agent(name, **TINY[name]).train(task, seed=seed, folder=tmp_path / str(place)))
+        for place, seed in enumerate((0, 0, 1))
+    )
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], third[key]) for key in first)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    name: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(name, **TINY[name])
+    whole = weights(agent.train(task, seed=0, folder=tmp_path / "whole"))
+    add = agents.learning.LearningCurve.add
+
+    def killed(curve: Any, row: Any) -> None:
+        if len(curve.rows) == 2:
+            raise KeyboardInterrupt
+        add(curve, row)
+
+    monkeypatch.setattr(agents.learning.LearningCurve, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        agent.train(task, seed=0, folder=tmp_path / "killed")
+    monkeypatch.setattr(agents.learning.LearningCurve, "add", add)
+    resumed = weights(agent.train(task, seed=0, folder=tmp_path / "killed", resume=True))
+    for key, tensor in whole.items():
+        torch.testing.assert_close(resumed[key], tensor, atol=1e-6, rtol=0, msg=key)
+    curves = [(tmp_path / folder / "log.jsonl").read_text() for folder in ("whole", "killed")]
+    assert [json.loads(line)["step"] for line in curves[0].splitlines()] == [
+        json.loads(line)["step"] for line in curves[1].splitlines()
+    ]
+
+
+def test_a_checkpoint_of_another_run_is_refused(name: str, task: Task, tmp_path: Path) -> None:
+    agent = make_agent(name, **TINY[name])
+    agent.train(task, seed=0, folder=tmp_path)
+    with pytest.raises(FormatError, match="a run with other settings .seed 0 -> 1"):
+        agent.train(task, seed=1, folder=tmp_path, resume=True)
+
+
+def test_the_policy_keeps_its_contract_and_its_folder(name: str, task: Task, tmp_path: Path) -> None:
+    policy = make_agent(name, **TINY[name]).train(task, seed=0, folder=tmp_path)
+    save_policy(policy, tmp_path / "policy")
+    again = load_policy(tmp_path / "policy")
+    for masked in (False, True):
+        seen = observation(task, masked=masked)
+        check_policy(policy, seen)
+        keys = session_keys(1, 9)
+        assert torch.equal(policy.act(seen, keys), again.act(seen, keys))
+        assert torch.equal(policy.probabilities(seen), again.probabilities(seen))
+    assert again.name == name
+    assert (tmp_path / "log.jsonl").exists()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_offline_transitions_never_cross_a_session(task: Task) -> None:
+    logged = task.logged
+    assert logged is not None and logged.final_state is not None
+    data = Offline.of(logged)
+    last = [int(row) for row in torch.nonzero(torch.from_numpy(logged.terminated | logged.truncated))[:, 0]]
+    assert len(last) == logged.num_episodes
+    for row in last[:5]:
+        assert (data.after[row, :-1] == logged.final_state[logged.episode[row]]).all()
+    inner = next(row for row in range(logged.num_steps) if row not in last)
+    assert (data.after[inner] == data.now[inner + 1]).all()
+
+
+def test_cql_says_what_it_needs(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the task has none"):
+        make_agent("cql").train(Task(sessions=task.sessions, backbone=task.backbone), seed=0, folder=tmp_path)
+
+
+def test_unknown_agents_and_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="no agent is called 'sac'; known: a2c, cql, dqn, ppo"):
+        make_agent("sac")
+    with pytest.raises(ValueError, match="already registered"):
+        register_agent("dqn", "elsewhere:Agent")
+    for name, field in (("dqn", "num_envs"), ("ppo", "epochs"), ("a2c", "rollout"), ("cql", "updates")):
+        with pytest.raises(ValueError, match=f"{field} is 0"):
+            make_agent(name, **{field: 0})

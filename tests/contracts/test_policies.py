@@ -1,0 +1,136 @@
+"""Every registered policy keeps the contract, reads back from its folder, and the trivial ones are what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import agents
+from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
+from agents.choice import sample_items, softmax_probabilities, top_items
+from agents.explore_then_commit import ExploreThenCommit
+from agents.item_knn import ItemKNN, nearest_items
+from agents.networks import ItemScorer
+from agents.scoring import ScoringPolicy
+from recgym.checks import check_policy
+from recgym.logs.sequences import Sequences
+from recgym.policy import POLICIES, StoredPolicy, load_policy, save_policy
+from recgym.random import session_keys
+from recgym.types import Observation
+from tests.backbones.test_ranking import sequences
+from tests.users.small import small_users
+
+LOG: Sequences = sequences([[1, 2, 3], [1, 2, 4], [5, 2], [1]], 12)
+ROLES = np.zeros(9, np.int8)
+BACKBONE = small_users().backbone
+
+
+def built(slate_size: int) -> dict[str, StoredPolicy]:
+    scorer = ItemScorer(8, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), hidden=4)
+    policies: dict[str, Any] = {
+        "random": Random(num_items=12, slate_size=slate_size),
+        "popularity": Popularity.fit(LOG, ROLES, slate_size=slate_size),
+        "repeat-history": RepeatHistory.fit(LOG, ROLES, slate_size=slate_size),
+        "item-knn": ItemKNN.fit(LOG, ROLES, slate_size=slate_size),
+        "backbone-greedy": BackboneGreedy.of(BACKBONE, slate_size=slate_size),
+        "explore-then-commit": ExploreThenCommit.fit(LOG, ROLES, BACKBONE, explore=3, slate_size=slate_size),
+        "scoring": ScoringPolicy(scorer=scorer, choice="softmax", epsilon=0.2, slate_size=slate_size),
+    }
+    for name in agents.AGENTS:
+        policies[name] = ScoringPolicy(scorer=scorer, name=name, slate_size=slate_size)
+    return policies
+
+
+def history(*lists: list[int], clicked: bool = True, steps: int = 0) -> Observation:
+    """Histories of items that were all clicked (or none), most recent last."""
+    items = torch.tensor([[0] * (6 - len(one)) + one for one in lists])
+    feedback = ((items > 0) & clicked).float().unsqueeze(2).repeat(1, 1, 3)
+    state = torch.randn(len(lists), 8, generator=torch.Generator().manual_seed(0))
+    return Observation(torch.full((len(lists), 1), steps / 100), state=state, items=items, feedback=feedback)
+
+
+def test_every_registered_policy_is_tested_here() -> None:
+    assert set(built(1)) == set(POLICIES)
+
+
+@pytest.mark.parametrize("slate_size", [1, 3])
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_the_contract_and_the_folder(name: str, slate_size: int, tmp_path: Path) -> None:
+    policy = built(slate_size)[name]
+    save_policy(policy, tmp_path)
+    again = load_policy(tmp_path)
+    mask = torch.arange(12).expand(4, -1) % 3 != 0
+    for seen in (history([1, 2], [], [5], [3, 3, 3, 4, 5, 6]), history([1], [2], [], [7])._replace(mask=mask)):
+        check_policy(policy, seen)
+        keys = session_keys(0, 4)
+        assert policy.act(seen, keys).shape == (4, slate_size)
+        assert torch.equal(policy.act(seen, keys), again.act(seen, keys))
+        torch.testing.assert_close(policy.scores(seen), again.scores(seen))
+
+
+def test_popularity_counts_training_targets() -> None:
+    assert Popularity.fit(LOG, ROLES).counts.tolist() == [3, 3, 1, 1, 1, *[0] * 7]
+    assert Popularity.fit(LOG, np.array([0] * 7 + [1, 2], np.int8)).counts.tolist()[:2] == [2, 2]
+    assert Popularity.fit(LOG, ROLES, slate_size=3).act(history([]), session_keys(0, 1)).tolist() == [[1, 2, 3]]
+
+
+def test_repeat_history_prefers_the_latest_and_the_frequent() -> None:
+    policy = RepeatHistory.fit(LOG, ROLES)
+    best = policy.act(history([3, 4], [4, 3, 4, 3, 3], []), session_keys(0, 3))
+    assert best[:, 0].tolist() == [4, 3, 1]
+    assert policy.act(history([7], clicked=False), session_keys(0, 1)).tolist() == [[1]]
+
+
+def test_item_knn_by_hand() -> None:
+    ids, values = nearest_items(
+        np.array([0, 0, 0, 1, 1, 1, 2, 2, 3]), LOG.item.astype(np.int64), 12, neighbours=2, shrinkage=0.0
+    )
+    assert ids[0].tolist() == [2, 3]  # item 1 shares 2 of 3 groups with item 2, 1 with 3 and 4
+    np.testing.assert_allclose(values[0], [2 / 3, 1 / 3**0.5], rtol=1e-5)
+    assert ids[11].tolist() == [0, 0]
+    policy = ItemKNN.fit(LOG, ROLES, shrinkage=0.0)
+    scores = policy.scores(history([5], [1]))
+    assert int(scores[0].argmax()) + 1 == 2
+    assert int(scores[1].argmax()) + 1 == 2
+
+
+def test_explore_then_commit_explores_then_commits() -> None:
+    policy = ExploreThenCommit.fit(LOG, ROLES, BACKBONE, explore=3)
+    order = policy.order.tolist()
+    assert len(set(order)) == 3
+    for step in range(3):
+        assert policy.act(history([7], steps=step), session_keys(0, 1)).tolist() == [[order[step]]]
+    liked = Observation(
+        torch.full((1, 1), 0.03), items=torch.tensor([[0, 0, 0, 8, 9, 10]]),
+        feedback=torch.tensor([[[0.0]] * 4 + [[1.0]] + [[0.0]]]).view(1, 6, 1),
+    )  # fmt: skip
+    assert policy.act(liked, session_keys(0, 1)).tolist() == [[9]]
+
+
+def test_backbone_greedy_is_the_backbone() -> None:
+    seen = history([1], [2])
+    assert seen.state is not None
+    torch.testing.assert_close(BackboneGreedy.of(BACKBONE).scores(seen), BACKBONE.scores(seen.state).detach())
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20_000, -1)
+    mask = torch.tensor([[True, True, True, False]]).expand(20_000, -1)
+    drawn = sample_items(logits, mask, 2, session_keys(0, 20_000))
+    expected = softmax_probabilities(logits[:1], mask[:1])[0]
+    share = torch.bincount(drawn[:, 0] - 1, minlength=4) / 20_000
+    torch.testing.assert_close(share, expected, atol=0.015, rtol=0)
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    assert top_items(torch.tensor([[1.0, 3.0, 3.0]]), None, 2).tolist() == [[2, 3]]
+    with pytest.raises(ValueError, match="a slate of 4 items was asked for where only 3"):
+        sample_items(logits[:1], mask[:1], 4, session_keys(0, 1))
+
+
+def test_a_fresh_scorer_ranks_as_the_backbone_does() -> None:
+    scorer = ItemScorer(8, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), gain=0.3)
+    features = torch.randn(5, 9)
+    torch.testing.assert_close(scorer(features), 0.3 * BACKBONE.scores(features[:, :8]))
