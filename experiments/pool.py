@@ -42,6 +42,8 @@ def run_jobs(
                 bar.update()
                 bar.set_postfix_str(str(job))
                 yield job, result
+            pool.close()
+            pool.join()
 
 
 class _Numbered:
