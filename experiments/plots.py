@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from experiments.scorecard import Number, Scorecard
 from experiments.verdict import best_trivial
@@ -118,6 +119,8 @@ def _curves(card: Scorecard) -> Figure | None:
             axes.axhline(level.reward.value, color="#6b7280", linestyle="--", linewidth=0.9)
             where = axes.get_yaxis_transform()
             axes.text(1.0, level.reward.value, level.policy, transform=where, fontsize=7, ha="right", va="bottom")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: f"{steps / 1000:g} k" if steps else "0"))
     axes.set_xlabel("user steps seen in training")
     axes.set_ylabel("reward per session")
     axes.legend(fontsize=8, frameon=False)
@@ -232,6 +235,7 @@ def _label(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None:
         placed.append((across, up))
         axes.annotate(
             name, (x, y), (across + 0.015, up + 0.012), textcoords="axes fraction", fontsize=7.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#9ca3af", "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
 

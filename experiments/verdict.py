@@ -140,6 +140,17 @@ def _truth(card: Scorecard) -> list[Sentence]:
             f"{total} pairs of policies stand in the same order as in the simulator."
         )
     ]
+    top = max(card.family("trained"), key=lambda row: row.reward.value, default=None)
+    simple = best_trivial(card)
+    if top and simple and top.truth and simple.truth and top.truth.interval and simple.truth.interval:
+        apart = top.truth.interval[0] > simple.truth.interval[1]
+        said.append(
+            Sentence(
+                f"In that world {top.policy} earns {show(top.truth)} and {simple.policy} {show(simple.truth)}: "
+                + ("its lead is real there." if apart else "its lead in the simulator is not borne out there."),
+                "good" if apart else "bad",
+            )
+        )
     oracle = next((row for row in card.family("oracle") if row.truth and row.truth.known), None)
     if oracle and oracle.truth:
         said.append(
