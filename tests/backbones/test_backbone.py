@@ -21,6 +21,7 @@ from recgym.backbones.backbone import (
     save_backbone,
 )
 from recgym.files import FormatError
+from recgym.trees import leaves
 
 ITEMS, FEEDBACK, LENGTH = 30, 2, 6
 
@@ -83,6 +84,16 @@ def test_an_item_of_zero_leaves_its_row_alone(backbone: Backbone) -> None:
         if step % 2 == 1:
             patient, _ = backbone.advance(patient, torch.where(skip, more[:, step], 0), reaction[:, step])
     torch.testing.assert_close(state[skip], patient.state[skip], atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_the_cache_does_not_grow(backbone: Backbone) -> None:
+    items, feedback = history(3, 4 * LENGTH, least=4 * LENGTH)
+    cache = backbone.start(3)
+    shapes = [leaf.shape for leaf in leaves(cache)]
+    for step in range(items.shape[1]):
+        cache, _ = backbone.advance(cache, items[:, step], feedback[:, step])
+    assert [leaf.shape for leaf in leaves(cache)] == shapes
 
 
 @torch.no_grad()
