@@ -10,6 +10,8 @@ generators", figure 15; constants of David Stafford's variant 13.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -45,8 +47,7 @@ def fold(keys: Tensor, data: int | Tensor) -> Tensor:
 
 def bits(keys: Tensor, n: int) -> Tensor:
     """`n` independent 64-bit draws per key: (B,) -> (B, n) int64."""
-    counter = torch.arange(1, n + 1, device=keys.device) * _GAMMA  # (n,)
-    return _mix(keys.unsqueeze(-1) + counter)
+    return _mix(keys.unsqueeze(-1) + _counter(n, keys.device))
 
 
 def uniform(keys: Tensor, n: int) -> Tensor:
@@ -63,6 +64,12 @@ def normal(keys: Tensor, n: int) -> Tensor:
     """`n` standard normal draws per key, (B, n) float32, by the inverse of the normal distribution function."""
     draws: Tensor = torch.special.ndtri(_open_uniform(keys, n))
     return draws
+
+
+@lru_cache(maxsize=64)
+def _counter(n: int, device: torch.device) -> Tensor:
+    """1..n times the increment of the sequence, (n,)."""
+    return torch.arange(1, n + 1, device=device) * _GAMMA
 
 
 def _open_uniform(keys: Tensor, n: int) -> Tensor:

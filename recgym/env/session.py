@@ -98,9 +98,10 @@ class Sessions(Generic[S]):
                 f"the users have {self.num_items} and {len(names)}; use a backbone trained on their log"
             )
         self.weights = {name: float(weights[name]) for name in names if name in weights}
-        self._columns = [names.index(name) for name in self.weights]
+        self._columns = {name: names.index(name) for name in self.weights}
         probe = users.visible(users.reset(session_keys(0, 1))).vector
         self.device = probe.device
+        self._weights = torch.tensor([self.weights.get(name, 0.0) for name in names], device=self.device)  # (F,)
         self.state_width = encoder.width if encoder is not None else probe.shape[1]
 
     def reset(self, keys: Tensor) -> SessionState:
@@ -133,11 +134,9 @@ class Sessions(Generic[S]):
         users, response = self.users.step(state.users, slates)
         steps = state.steps + 1
         amounts = response.feedback.sum(1)  # (B, F)
-        terms = {
-            name: amounts[:, column] * weight
-            for column, (name, weight) in zip(self._columns, self.weights.items(), strict=True)
-        }
-        reward = amounts.new_zeros(len(slates)) if not terms else sum(terms.values(), start=amounts.new_zeros(()))
+        earned = amounts * self._weights  # (B, F)
+        terms = {name: earned[:, column] for name, column in self._columns.items()}
+        reward = earned.sum(1)
         truncated = (steps >= self.config.max_steps) & ~response.leaves
         shown = None if state.shown is None else state.shown.scatter_(1, slates - 1, True)
         encoded = state.encoded

@@ -83,6 +83,10 @@ class LearnedUsers:
         self.topics = topics.to(self.device)
         self.heads.to(self.device)
         self._traces = memory.trace_weights(device=self.device)
+        count = len(kinds)
+        self._slope, self._intercept = heads.slope[:count], heads.intercept[:count]  # views, here and below
+        self._leave_slope, self._leave_intercept = heads.slope[count], heads.intercept[count]
+        self._amounts = [heads.amount[:, column].unbind() for column in range(count)]
         with torch.no_grad():
             vectors = torch.cat([weights.new_zeros(1, backbone.width), backbone.item_vectors()])
             bias = torch.cat([weights.new_zeros(1), backbone.item_bias()])
@@ -115,7 +119,7 @@ class LearnedUsers:
         features, seen = self._situation(state, slates, topics)
         shown = heads.show(state.cache.state, self._rows[slates], features, seen)
         draws = uniform(fold(state.keys, state.depth + 1), 1 + slots * kinds)  # 0 belongs to reset
-        logits = shown.logits * heads.slope[:kinds] + heads.intercept[:kinds] + state.effects[:, None, :kinds]
+        logits = shown.logits * self._slope + self._intercept + state.effects[:, None, :kinds]
         feedback = self._react(logits, draws[:, 1:].view(batch, slots, kinds), seen)  # (B, K, F)
         positive = (feedback[:, :, 0] > 0).to(torch.float32)  # (B, K)
         leaves = draws[:, 0] < self._hazard(shown, feedback, positive, state.effects[:, kinds])
@@ -147,8 +151,7 @@ class LearnedUsers:
         rows = self._rows[1:].expand(len(state.keys), -1, -1)
         slots = torch.zeros_like(every)
         logits = self.heads.show(state.cache.state, rows, features, seen, slots).logits  # (B, N, F)
-        count = len(self.kinds)
-        logits = logits * self.heads.slope[:count] + self.heads.intercept[:count] + state.effects[:, None, :count]
+        logits = logits * self._slope + self._intercept + state.effects[:, None, : len(self.kinds)]
         found = {"start": bits(fold(state.keys, 0), 1)[:, 0] % len(self.starts.user)}
         for column, kind in enumerate(self.kinds):
             if kind.type == "binary":
@@ -164,7 +167,7 @@ class LearnedUsers:
             if kind.type == "binary":
                 amount = (draws[:, :, column] < chance[:, :, column]).to(torch.float32)
             else:
-                mean, scale, least, most = self.heads.amount[:, column]
+                mean, scale, least, most = self._amounts[column]
                 noise = torch.special.ndtri(draws[:, :, column].clamp(2.0**-25, 1 - 2.0**-24))
                 log_amount = mean + scale * logits[:, :, column] + self.heads.residual[column] * noise
                 amount = log_amount.exp().clamp(least, most)
@@ -177,7 +180,7 @@ class LearnedUsers:
 
     def _hazard(self, shown: Shown, feedback: Tensor, positive: Tensor, effect: Tensor) -> Tensor:
         """Chance of leaving now, (B,)."""
-        slope, intercept = self.heads.slope[-1], self.heads.intercept[-1]
+        slope, intercept = self._leave_slope, self._leave_intercept
         if self.exposures:
             return torch.sigmoid(self.heads.leave(shown, feedback) * slope + intercept + effect)
         typical = self.backbone.table.scale.expand_as(feedback)  # what a consumed item's feedback would have been

@@ -23,7 +23,10 @@ def test_movielens_100k(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text("196\t242\t3\t881250949\n186\t302\t5\t891717742\n")
     genres = "|".join(["0"] * 4 + ["1"] + ["0"] * 14)
     (tmp_path / "u.item").write_bytes(f"242|Caf\xe9 (1996)|01-Jan-1996||url|{genres}\n".encode("latin-1"))
+    (tmp_path / "u.user").write_text("196|24|M|technician|85711\n")
     log = read_log(tmp_path, "movielens")
+    assert log.users is not None
+    assert log.users.rows() == [("196", "24", "M", "technician", "85711")]
     assert rows(log) == [("196", "242", 881250949, "rating", 3.0), ("186", "302", 891717742, "rating", 5.0)]
     assert log.items is not None
     assert log.items.rows() == [("242", "Café (1996)", "Children's")]

@@ -25,9 +25,10 @@ def read_movielens(folder: Path, *, on_bad_rows: OnBadRows = "error") -> Interac
     """Read any published MovieLens folder; see `recgym.logs.readers.read_log`."""
     columns = Columns(value="value", default_behaviour="rating")
     repairs: list[Repair] = []
+    users: pl.DataFrame | None = None
     if (path := folder / "u.data").is_file():
         raw = read_text_columns(path, separator="\t", header=_RATING, on_bad_rows=on_bad_rows, repairs=repairs)
-        items = _items_100k(folder / "u.item")
+        items, users = _items_100k(folder / "u.item"), _users_100k(folder / "u.user")
     elif (path := folder / "ratings.dat").is_file():
         raw = _double_colon(path, _RATING, on_bad_rows, repairs)
         items = _items_1m(folder / "movies.dat")
@@ -38,7 +39,9 @@ def read_movielens(folder: Path, *, on_bad_rows: OnBadRows = "error") -> Interac
     else:
         raise LogError(f"{folder}: no u.data, ratings.dat or ratings.csv; give the unpacked MovieLens folder")
     events, found = to_events(raw, columns, str(path), on_bad_rows=on_bad_rows, repairs=repairs)
-    return InteractionLog(events=events, name=_name(folder), items=items, units={"rating": "stars"}, repairs=found)
+    return InteractionLog(
+        events=events, name=_name(folder), items=items, users=users, units={"rating": "stars"}, repairs=found
+    )
 
 
 def _name(folder: Path) -> str:
@@ -52,6 +55,13 @@ def _items_100k(path: Path) -> pl.DataFrame | None:
     table = read_text_columns(path, separator="|", header=names, encoding="iso-8859-1")
     genre = pl.coalesce(pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in GENRES)
     return table.select("item", "title", category=genre.fill_null("unknown"))
+
+
+def _users_100k(path: Path) -> pl.DataFrame | None:
+    if not path.is_file():
+        return None
+    names = ("user", "age", "gender", "occupation", "zip")
+    return read_text_columns(path, separator="|", header=names, encoding="iso-8859-1").drop(ROW)
 
 
 def _items_1m(path: Path) -> pl.DataFrame | None:
