@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recgym.backbones.backbone import Backbone
 from recgym.random import session_keys
 from recgym.trees import leaves, take
-from recgym.types import Observation, Policy
+from recgym.types import Estimator, Observation, Policy, Transitions
 from recgym.users.model import UserModel
 
 
@@ -79,6 +82,53 @@ def _same(what: str, expected: list[Tensor], found: list[Tensor]) -> None:
     for name, one, other in zip(("feedback", "leaves", "visible vector", "history"), expected, found, strict=True):
         close = torch.allclose(one, other, atol=1e-5) if one.is_floating_point() else torch.equal(one, other)
         assert close, f"{what} gives another {name}"
+
+
+@torch.no_grad()
+def check_backbone(backbone: Backbone, *, seed: int = 0, batch: int = 6, tolerance: float = 1e-5) -> None:
+    """Check that incremental steps equal the full pass, that padding is invisible, and that the cache does not grow.
+
+    Raises:
+        AssertionError: the contract of `recgym.backbones.backbone.Backbone` is broken; the message says where.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    length = backbone.config.length
+    items = torch.randint(1, backbone.num_items + 1, (batch, 2 * length), generator=generator)
+    feedback = torch.rand(batch, 2 * length, backbone.num_feedback, generator=generator)
+    full = backbone.states(items, feedback)
+    assert full.shape == (batch, 2 * length, backbone.width), f"states have shape {tuple(full.shape)}"
+    cache = backbone.start(batch)
+    shapes = [leaf.shape for leaf in leaves(cache)]
+    for step in range(2 * length):
+        cache, state = backbone.advance(cache, items[:, step], feedback[:, step])
+        gap = float((state - full[:, step]).abs().max())
+        assert gap <= tolerance, f"advance differs from the full pass by {gap:.2g} at step {step}"
+    assert [leaf.shape for leaf in leaves(cache)] == shapes, "the cache grows with the history"
+    first = slice(0, length // 2)
+    padded = torch.cat([torch.zeros_like(items[:, : length - length // 2]), items[:, first]], 1)
+    nothing = torch.zeros(batch, length - length // 2, backbone.num_feedback)
+    filled = backbone.prefill(padded, torch.cat([nothing, feedback[:, first]], 1)).state
+    if length // 2:
+        gap = float((filled - full[:, length // 2 - 1]).abs().max())
+        assert gap <= tolerance, f"padding on the left changes the state by {gap:.2g}"
+    expected = filled @ backbone.item_vectors().T + backbone.item_bias()
+    assert torch.allclose(backbone.scores(filled), expected, atol=1e-4), "scores are not state . vector + bias"
+
+
+def check_estimator(estimator: Estimator, logged: Transitions, policy: Policy) -> None:
+    """Check that an estimate is a function of its arguments, lies in its interval, and that none has no value.
+
+    Raises:
+        AssertionError: the contract of `recgym.types.Estimator` is broken; the message says where.
+    """
+    found, again = (estimator.estimate(logged, policy) for _ in range(2))
+    assert repr(found) == repr(again), "the same log and policy give another estimate"
+    known = found.value == found.value
+    assert known or found.verdict == "cannot say", "the value is nan, but the verdict is not 'cannot say'"
+    assert not known or found.low <= found.value <= found.high, "the value lies outside of its interval"
+    assert found.verdict == "supported" or found.warnings, "a doubtful verdict gives no reason"
+    blind = replace(logged, propensity=np.full(logged.num_steps, np.nan))
+    assert estimator.estimate(blind, policy).verdict != "supported", "a log without propensities is called supported"
 
 
 def check_policy(policy: Policy, observation: Observation, *, seed: int = 0) -> None:

@@ -20,6 +20,7 @@ from recgym.backbones.backbone import (
     register_backbone,
     save_backbone,
 )
+from recgym.checks import check_backbone
 from recgym.files import FormatError
 from recgym.trees import leaves
 
@@ -70,6 +71,10 @@ def test_advancing_after_a_prefill_equals_the_full_pass(backbone: Backbone) -> N
     for step in range(4):
         cache, state = backbone.advance(cache, more[:, step], reaction[:, step])
         torch.testing.assert_close(state, full[:, LENGTH + step], atol=1e-5, rtol=0)
+
+
+def test_the_contract_holds(backbone: Backbone) -> None:
+    check_backbone(backbone)
 
 
 @torch.no_grad()

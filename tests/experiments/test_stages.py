@@ -17,11 +17,11 @@ import experiments.train
 from agents import make_agent
 from experiments.__main__ import main
 from experiments.evaluate import Evaluate
-from experiments.fit import Fit
+from experiments.fit import Fit, load_run
 from experiments.quickstart import Quickstart
 from experiments.runs import Run
 from experiments.scorecard import read_scorecard
-from experiments.scoring import ScoringConfig
+from experiments.scoring import ScoringConfig, find_policies, score_policy
 from experiments.train import Train, train_one
 from recgym.backbones.backbone import BackboneConfig
 from recgym.backbones.training import TrainingConfig
@@ -96,6 +96,15 @@ def test_every_policy_has_a_row_with_intervals(run: Run) -> None:
     assert any("consume nothing twice" in note for note in card.notes)
     assert any("no propensities" in note for note in card.notes)
     assert card.shown[0]["steps"]
+
+
+def test_slates_are_scored_with_the_same_policies(run: Run) -> None:
+    loaded = load_run(run)
+    config = ScoringConfig(sessions=20, max_steps=5, slate_size=3, off_policy=False)
+    for name in ("popularity", "dqn"):
+        found = score_policy(run, config, None, name)
+        assert found.arrays["reward"].shape == (2 if name == "dqn" else 1, 20)
+        assert all(policy.slate_size == 3 for policy in find_policies(run, loaded, name, 3))  # type: ignore[attr-defined]
 
 
 def test_the_report_follows_from_the_folder_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

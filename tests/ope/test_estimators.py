@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recgym.checks import check_estimator
 from recgym.ope import DoublyRobust, FitConfig, FittedQ, Ips, Question, Snips, single_steps
 from recgym.ope.doubly_robust import doubly_robust
 from recgym.ope.fqe import Values
@@ -46,6 +47,14 @@ def test_the_interval_holds_the_truth(kind: str, question: Question) -> None:
     assert found.sample_size == (4000 if question.per == "session" else log(4000, seed=5).num_steps)
     assert found.low < found.value < found.high
     assert found.verdict == ("weak" if kind == "fqe" else "supported") or kind == "trajectory"
+
+
+@pytest.mark.parametrize(
+    "estimator", [Ips(question=SESSION), Snips(question=STEP), DoublyRobust(question=STEP, fitting=FIT),
+                  FittedQ(question=STEP, fitting=FIT)],
+)  # fmt: skip
+def test_the_contract_holds(estimator: Estimator) -> None:
+    check_estimator(estimator, log(300), TARGET)
 
 
 def test_importance_sampling_is_unbiased_over_small_logs() -> None:
