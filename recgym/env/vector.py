@@ -171,9 +171,9 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         for row in rows.tolist():
             last[row] = _row(observation, row)
         info["final_obs"], info["_final_obs"] = last, self._over.copy()
-        final = {name: np.where(self._over.reshape(-1, *[1] * (value.ndim - 1)), value, 0)
-                 for name, value in info.items() if isinstance(value, np.ndarray) and not name.startswith(("final",
-                 "_"))}  # fmt: skip
+        final = {name: value.copy() for name, value in info.items() if not name.startswith(("final", "_"))}
+        for value in final.values():
+            value[~self._over] = 0
         if final_mask is not None:
             final["action_mask"] = final_mask
         info["final_info"] = {**final, **{f"_{name}": self._over.copy() for name in final}}

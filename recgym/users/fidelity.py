@@ -175,7 +175,7 @@ def _amounts(users: LearnedUsers, slates: Slates, logit: torch.Tensor, column: i
     heads = users.heads
     rows = slates.feedback[:, column] > 0
     observed = slates.feedback[rows, column].log().double().numpy()
-    mean, scale, least, most = (float(value) for value in heads.amount[:, column])
+    mean, scale, least, most, _ = (float(value) for value in heads.amount[:, column])
     standard = (logit[rows] * heads.slope[column] + heads.intercept[column]).double().numpy()
     predicted = mean + scale * standard
     spread = float(heads.residual[column])

@@ -50,7 +50,7 @@ class Heads(nn.Module):
     slope: Tensor  # (F + 1,): calibration of each kind and of leaving (last): slope * logit + intercept
     intercept: Tensor  # (F + 1,)
     effect_scale: Tensor  # (F + 1,): standard deviation of the sessions' own intercepts
-    amount: Tensor  # (4, F): log-mean, log-scale, smallest and largest amount of real kinds
+    amount: Tensor  # (5, F): log-mean, log-scale, least, most and step of real kinds; step 0: any amount
     residual: Tensor  # (F,): standard deviation of the log amount around its prediction, in log units
 
     def __init__(self, shape: HeadShape) -> None:
@@ -71,7 +71,7 @@ class Heads(nn.Module):
         self.register_buffer("slope", torch.ones(kinds + 1))
         self.register_buffer("intercept", torch.zeros(kinds + 1))
         self.register_buffer("effect_scale", torch.zeros(kinds + 1))
-        self.register_buffer("amount", torch.tensor([0.0, 1.0, 0.0, torch.inf]).unsqueeze(1).repeat(1, kinds))
+        self.register_buffer("amount", torch.tensor([0.0, 1.0, 0.0, torch.inf, 0.0]).unsqueeze(1).repeat(1, kinds))
         self.register_buffer("residual", torch.ones(kinds))
 
     def rows(self, items: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ class LearnedUsers:
         self._slope, self._intercept = heads.slope[:count], heads.intercept[:count]  # views, here and below
         self._leave_slope, self._leave_intercept = heads.slope[count], heads.intercept[count]
         self._amounts = [heads.amount[:, column].unbind() for column in range(count)]
+        self._on_grid = [float(heads.amount[4, column]) > 0 for column in range(count)]
         with torch.no_grad():
             vectors = torch.cat([weights.new_zeros(1, backbone.width), backbone.item_vectors()])
             bias = torch.cat([weights.new_zeros(1), backbone.item_bias()])
@@ -167,10 +168,13 @@ class LearnedUsers:
             if kind.type == "binary":
                 amount = (draws[:, :, column] < chance[:, :, column]).to(torch.float32)
             else:
-                mean, scale, least, most = self._amounts[column]
+                mean, scale, least, most, step = self._amounts[column]
                 noise = torch.special.ndtri(draws[:, :, column].clamp(2.0**-25, 1 - 2.0**-24))
                 log_amount = mean + scale * logits[:, :, column] + self.heads.residual[column] * noise
-                amount = log_amount.exp().clamp(least, most)
+                amount = log_amount.exp()
+                if self._on_grid[column]:
+                    amount = (amount / step).round() * step
+                amount = amount.clamp(least, most)
             if column == 0 and not self.repeats:
                 amount = amount * (1 - seen)
             if (given := self._given[column]) is not None:

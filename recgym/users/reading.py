@@ -93,8 +93,8 @@ def make_reader(sequences: Sequences, roles: Roles, backbone: Backbone, config: 
             if kind.type == "real" and len(amount):
                 logs = amount.log()
                 spread = logs.std() if len(logs) > 1 else torch.ones(())
-                ends = (amount.min(), amount.max())
-                heads.amount[:, column] = torch.stack([logs.mean(), spread.clamp_min(1e-3), *ends])
+                parts = (logs.mean(), spread.clamp_min(1e-3), amount.min(), amount.max(), _step_of(amount))
+                heads.amount[:, column] = torch.stack(parts)
         _start_at_rates(heads, sequences, slates, config)
     return reader_of(heads, sequences, roles, backbone, config)
 
@@ -163,6 +163,14 @@ def in_batches(slates: Slates, size: int) -> Iterator[Slates]:
     """The slates in order, at most `size` at once."""
     for rows in torch.arange(len(slates.item)).split(size):
         yield take(slates, rows)
+
+
+def _step_of(amount: Tensor) -> Tensor:
+    """The grid that all amounts lie on: whole numbers, halves, or none (0)."""
+    for step in (1.0, 0.5):
+        if bool(((amount / step).round() * step == amount).all()):
+            return torch.tensor(step)
+    return torch.tensor(0.0)
 
 
 def _start_at_rates(heads: Heads, sequences: Sequences, slates: Slates, config: UserConfig) -> None:

@@ -30,7 +30,7 @@ def small_users(
     with torch.no_grad():
         for parameter in [*heads.parameters(), *module_of(backbone).parameters()]:
             parameter.add_(0.4 * torch.randn(parameter.shape, generator=generator))
-        heads.amount[:, 1] = torch.tensor([3.0, 0.5, 1.0, 100.0])
+        heads.amount[:, 1] = torch.tensor([3.0, 0.5, 1.0, 100.0, 1.0])
         heads.effect_scale.fill_(0.3)
         heads.leave_out.bias.fill_(-2.0)
     items = torch.randint(1, num_items + 1, (9, length), generator=generator)

@@ -43,6 +43,17 @@ def test_feedback_happens_as_often_as_the_truth_says() -> None:
     assert abs(float(error)) < 4 * 0.5 / float(clicked.sum()) ** 0.5
 
 
+def test_amounts_keep_to_the_grid_and_the_range_of_the_log() -> None:
+    users = small_users()
+    state = users.reset(session_keys(0, 3000))
+    _, response = users.step(state, torch.full((3000, 1), 5))
+    dwell = response.feedback[:, 0, 1]
+    dwell = dwell[dwell > 0]
+    assert len(dwell) > 300
+    assert torch.equal(dwell, dwell.round())
+    assert 1 <= float(dwell.min()) < float(dwell.max()) <= 100
+
+
 def test_the_cache_follows_the_history() -> None:
     users = small_users()
     state = users.reset(session_keys(1, 6))
