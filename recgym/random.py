@@ -27,9 +27,9 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser, a bijection of 64 bits; same shape."""
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    x = (x >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(x).mul_(_MIX_1)
+    x = (x >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(x).mul_(_MIX_2)
+    return (x >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(x)
 
 
 def session_keys(seed: int, count: int, *, first: int = 0, device: torch.device | str = "cpu") -> Tensor:
@@ -53,6 +53,15 @@ def bits(keys: Tensor, n: int) -> Tensor:
 def uniform(keys: Tensor, n: int) -> Tensor:
     """`n` independent U[0, 1) draws per key: (B,) -> (B, n) float32, on a grid of 2^-24."""
     return _shift(bits(keys, n), 40).to(torch.float32) * 2.0**-24
+
+
+def uniform_at(keys: Tensor, step: Tensor, n: int) -> Tensor:
+    """The same for step `step` (B,) of a session, from one stream of 2^32 draws a step: (B,), (B,) -> (B, n) float32.
+
+    It hashes once where `uniform(fold(keys, step), n)` hashes twice: what a simulated step can afford.
+    """
+    start = torch.add(keys, step << 32, alpha=_GAMMA)  # (B,)
+    return _shift(_mix(start.unsqueeze(-1) + _counter(n, keys.device)), 40).to(torch.float32) * 2.0**-24
 
 
 def gumbel(keys: Tensor, n: int) -> Tensor:

@@ -146,8 +146,9 @@ class ItemTable(nn.Module):
     def forward(self, items: Tensor, feedback: Tensor) -> Tensor:
         """Embed steps: (...,) and (..., F) -> (..., D)."""
         amount = torch.log2(1 + feedback / self.scale)
-        embedded: Tensor = self.embedding(items) * (1 + self.gate(amount)) + self.feedback(amount)
-        return embedded
+        vector = nn.functional.embedding(items, self.embedding.weight, padding_idx=0)
+        own = vector + nn.functional.linear(amount, self.feedback.weight)
+        return torch.addcmul(own, vector, nn.functional.linear(amount, self.gate.weight))
 
     def start_from_groups(self, groups: Tensor) -> None:
         """Let items of one group, such as a category, start near each other; `groups` (N,) int64 from 0.

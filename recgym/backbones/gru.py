@@ -34,6 +34,7 @@ class GRU4Rec(nn.Module):
         self.layers = nn.ModuleList(nn.GRU(config.width, config.width, batch_first=True) for _ in range(config.layers))
         self.begin = nn.Parameter(torch.zeros(config.layers, config.width))
         self.dropout = nn.Dropout(config.dropout)
+        self._weights = [cell.all_weights[0] for cell in self._cells]  # the parameters themselves, looked up once
 
     @property
     def width(self) -> int:
@@ -73,9 +74,9 @@ class GRU4Rec(nn.Module):
         """One cell a layer; rows with item 0 stay."""
         hidden = self.table(items, feedback)  # (B, D)
         lower = []
-        for layer, weights in enumerate(self._cells):
-            before = cache.lower[:, layer] if layer < len(self.layers) - 1 else cache.state
-            hidden = torch.gru_cell(hidden, before, *weights.all_weights[0])
+        for layer, weights in enumerate(self._weights):
+            before = cache.lower[:, layer] if layer < len(self._weights) - 1 else cache.state
+            hidden = torch.gru_cell(hidden, before, *weights)
             lower.append(hidden)
         state = lower.pop()
         below = torch.stack(lower, 1) if lower else cache.lower

@@ -124,13 +124,16 @@ class Sessions(Generic[S]):
         items, feedback = self.users.history(state.users)
         return Observation(context, items=items, feedback=feedback, mask=mask)
 
-    def step(self, state: SessionState, slates: Tensor) -> tuple[SessionState, Outcome]:
-        """Show `slates` (B, K) of item ids 1..N.
+    def step(self, state: SessionState, slates: Tensor, *, checked: bool = False) -> tuple[SessionState, Outcome]:
+        """Show `slates` (B, K) of item ids 1..N; `checked`: the caller has looked at their shape and range.
 
         Raises:
             ValueError: a slate of another size, an id out of range, or a repeat where those are refused.
         """
-        self._check(state, slates)
+        if not checked:
+            self._check(slates, len(state.steps))
+        if self.config.repeats == "refuse":
+            _refuse_repeats(state, slates)
         users, response = self.users.step(state.users, slates)
         steps = state.steps + 1
         amounts = response.feedback.sum(1)  # (B, F)
@@ -171,18 +174,21 @@ class Sessions(Generic[S]):
             shown.scatter_(1, items * (feedback[:, :, 0] > 0), True)
         return shown[:, 1:]
 
-    def _check(self, state: SessionState, slates: Tensor) -> None:
-        expected = (len(state.steps), self.config.slate_size)
+    def _check(self, slates: Tensor, batch: int) -> None:
+        expected = (batch, self.config.slate_size)
         if slates.shape != expected:
             raise ValueError(f"slates have shape {tuple(slates.shape)}, expected (B, K) = {expected}")
         least, most = torch.aminmax(slates)
         if int(least) < 1 or int(most) > self.num_items:
             raise ValueError(f"slates hold item ids {int(least)}..{int(most)}, expected 1..{self.num_items}")
-        if self.config.repeats == "refuse" and state.shown is not None:
-            again = state.shown.gather(1, slates - 1)
-            if bool(again.any()):
-                row, slot = (int(part) for part in again.nonzero()[0])
-                raise ValueError(
-                    f"session {row} was shown item {int(slates[row, slot])} before; "
-                    "repeats='refuse' forbids it: use repeats='mask' and choose where the mask is True"
-                )
+
+
+def _refuse_repeats(state: SessionState, slates: Tensor) -> None:
+    assert state.shown is not None
+    again = state.shown.gather(1, slates - 1)
+    if bool(again.any()):
+        row, slot = (int(part) for part in again.nonzero()[0])
+        raise ValueError(
+            f"session {row} was shown item {int(slates[row, slot])} before; "
+            "repeats='refuse' forbids it: use repeats='mask' and choose where the mask is True"
+        )

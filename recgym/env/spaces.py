@@ -88,6 +88,9 @@ class Surface:
 
     def slate(self, action: Any) -> Tensor:
         """One action, an int or (K,) ints from 0, as a slate (1, K) of item ids from 1; errors as of `slates`."""
+        one = self.sessions.config.slate_size == 1 and isinstance(action, int | np.integer)
+        if one and 0 <= action < self.sessions.num_items:
+            return torch.tensor([[int(action) + 1]], device=self.sessions.device)
         return self.slates(np.asarray(action)[None], 1)
 
     def action_mask(self, state: SessionState) -> BoolArray | None:

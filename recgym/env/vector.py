@@ -109,7 +109,7 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         rows = torch.from_numpy(np.flatnonzero(restart))
         if len(rows) and self._state.shown is not None:
             slates[rows] = self._allowed(rows)  # ignored actions must not trip over the old session's repeats
-        self._state, outcome = self.sessions.step(self._state, slates)
+        self._state, outcome = self.sessions.step(self._state, slates, checked=True)
         reward = outcome.reward.cpu().numpy().astype(np.float32)
         terminated, truncated = outcome.terminated.cpu().numpy(), outcome.truncated.cpu().numpy()
         terms = {name: term.cpu().numpy() for name, term in outcome.terms.items()}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from recgym.users.recent import NUM_FEATURES, NUM_HABITS
 
@@ -83,35 +84,57 @@ class Heads(nn.Module):
         row = self.item_row(torch.cat([vectors, self.item_embedding[items]], -1))
         return torch.cat([row, vectors / scale, ((bias - mean) / scale).unsqueeze(-1)], -1)
 
+    def weights(self) -> HeadWeights:
+        """The weights as plain tensors, side by side where they read the same input."""
+        return HeadWeights(
+            read=self.read.weight,
+            read_bias=self.read.bias,
+            inputs=torch.cat([self.mix.weight, self.direct.weight]),
+            out=self.out.weight,
+            out_bias=self.out.bias,
+            slot=self.slot,
+            leave_mix=self.leave_mix.weight,
+            leave_out=torch.cat([self.leave_out.weight, self.leave_direct.weight], 1),
+            leave_bias=self.leave_out.bias,
+        )
+
+
+class HeadWeights(NamedTuple):
+    """What judging slates takes: a simulated step has no time to look up modules."""
+
+    read: Tensor  # (H + H', D)
+    read_bias: Tensor  # (H + H',)
+    inputs: Tensor  # (H + F, X + 2): into the hidden layer, and straight to the logits
+    out: Tensor  # (F, H)
+    out_bias: Tensor  # (F,)
+    slot: Tensor  # (slots, F)
+    leave_mix: Tensor  # (H', H + X + 2 + F)
+    leave_out: Tensor  # (1, H' + X + 2 + F): from the hidden layer, and straight from the inputs
+    leave_bias: Tensor  # (1,)
+
     def show(self, state: Tensor, rows: Tensor, features: Tensor, seen: Tensor, slots: Tensor | None = None) -> Shown:
         """Judge slates: `state` (B, D), `rows` (B, K, R), `features` (B, K, X) of both memories, `seen` (B, K) float32.
 
         `slots` (B, K) int64 are the positions of the items; None: 0..K-1.
         """
-        width, kinds = self.shape.width, self.shape.num_kinds
+        kinds, width = self.out.shape
         gate, shift, direct, vector, bias = rows.split([width, width, kinds, state.shape[1], 1], 2)
-        user, leave_state = self.read(state).split([width, self.shape.leave_width], 1)
-        score = vector @ state.unsqueeze(2) + bias  # (B, K, 1)
+        read = linear(state, self.read, self.read_bias)  # (B, H + H')
+        score = torch.baddbmm(bias, vector, state.unsqueeze(2))  # (B, K, 1)
         inputs = torch.cat([features, seen.unsqueeze(2), score], 2)  # (B, K, X + 2)
-        user = user.unsqueeze(1)  # (B, 1, H)
-        hidden = torch.relu(user + shift + user * gate + self.mix(inputs))  # (B, K, H)
-        logits = self.out(hidden) + direct + self.direct(inputs)  # (B, K, F)
-        if self.shape.slots > 1:
+        mixed = linear(inputs, self.inputs)  # (B, K, H + F)
+        user = read[:, :width].unsqueeze(1)  # (B, 1, H)
+        hidden = torch.relu(torch.addcmul(user + shift, user, gate) + mixed[:, :, :width])  # (B, K, H)
+        logits = linear(hidden, self.out, self.out_bias) + direct + mixed[:, :, width:]  # (B, K, F)
+        if len(self.slot) > 1:
             place = torch.arange(rows.shape[1], device=rows.device) if slots is None else slots
-            logits = logits + self.slot[place.clamp(max=self.shape.slots - 1)]
-        return Shown(logits, hidden, inputs, leave_state)
+            logits = logits + self.slot[place.clamp(max=len(self.slot) - 1)]
+        return Shown(logits, hidden, inputs, read[:, width:])
 
-    def leave(self, shown: Shown, feedback: Tensor, met: Tensor | None = None) -> Tensor:
-        """Log-odds of leaving after `feedback` (B, K, F), before calibration, (B,); `met` (B, K) marks real items."""
-        seen = torch.cat([shown.inputs, torch.log1p(feedback)], 2)  # (B, K, X + 2 + F)
-        both = torch.cat([shown.hidden, seen], 2)
-        if both.shape[1] == 1:
-            pooled = both.squeeze(1)
-        elif met is None:
-            pooled = both.mean(1)
-        else:
-            weight = met.to(both.dtype).unsqueeze(2)
-            pooled = (both * weight).sum(1) / weight.sum(1).clamp(min=1)
-        hidden = torch.relu(shown.leave_state + self.leave_mix(pooled))  # (B, H')
-        logit: Tensor = self.leave_out(hidden) + self.leave_direct(pooled[:, self.shape.width :])
-        return logit.squeeze(1)
+    def leave(self, shown: Shown, feedback: Tensor) -> Tensor:
+        """Log-odds of leaving after `feedback` (B, K, F), before calibration, (B,): slates count by their mean."""
+        both = torch.cat([shown.hidden, shown.inputs, torch.log1p(feedback)], 2)  # (B, K, H + X + 2 + F)
+        pooled = both.squeeze(1) if both.shape[1] == 1 else both.mean(1)
+        hidden = torch.relu(shown.leave_state + linear(pooled, self.leave_mix))  # (B, H')
+        last = torch.cat([hidden, pooled[:, shown.hidden.shape[2] :]], 1)
+        return linear(last, self.leave_out, self.leave_bias).squeeze(1)

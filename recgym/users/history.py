@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -34,17 +35,30 @@ def of_padded(items: Tensor, feedback: Tensor) -> History:
     return History(items.to(torch.int64, copy=True), feedback.to(torch.float32, copy=True), pushes)
 
 
-def push(history: History, items: Tensor, feedback: Tensor) -> History:
-    """Append `items` (B,) with `feedback` (B, F), in place; rows whose item is 0 stay as they are."""
+def push(history: History, items: Tensor, feedback: Tensor, *, gaps: bool = True) -> History:
+    """Append `items` (B,) with `feedback` (B, F), in place; rows whose item is 0 stay as they are.
+
+    With `gaps=False` the caller says that no item is 0, which saves half of the time.
+    """
     batch, length = history.items.shape
     slot = history.pushes.remainder(length)
-    slot += torch.arange(batch, device=slot.device) * length  # (B,) rows of the flat rings
+    slot += _first_slots(batch, length, slot.device)  # (B,) rows of the flat rings
     flat_items, flat_feedback = history.items.view(-1), history.feedback.view(batch * length, -1)
+    if not gaps:
+        flat_items[slot], flat_feedback[slot] = items, feedback
+        history.pushes.add_(1)
+        return history
     met = items > 0  # (B,)
     flat_items[slot] = torch.where(met, items, flat_items[slot])
     flat_feedback[slot] = torch.where(met.unsqueeze(1), feedback, flat_feedback[slot])
     history.pushes.add_(met)
     return history
+
+
+@lru_cache(maxsize=64)
+def _first_slots(batch: int, length: int, device: torch.device) -> Tensor:
+    """0, L, 2 L, ...: where each row's ring begins in the flat array, (B,)."""
+    return torch.arange(batch, device=device) * length
 
 
 def ordered(history: History) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recgym.backbones.backbone import Backbone, module_of
 from recgym.logs.sequences import Starts
-from recgym.random import bits, fold, normal, uniform
+from recgym.random import bits, fold, normal, uniform_at
 from recgym.trees import leaves, take
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
@@ -86,6 +86,7 @@ class LearnedUsers:
         count = len(kinds)
         self._slope, self._intercept = heads.slope[:count], heads.intercept[:count]  # views, here and below
         self._leave_slope, self._leave_intercept = heads.slope[count], heads.intercept[count]
+        self._residual, self._not_modelled = heads.residual, torch.tensor(torch.nan, device=self.device)
         self._amounts = [heads.amount[:, column].unbind() for column in range(count)]
         self._on_grid = [float(heads.amount[4, column]) > 0 for column in range(count)]
         with torch.no_grad():
@@ -93,6 +94,7 @@ class LearnedUsers:
             bias = torch.cat([weights.new_zeros(1), backbone.item_bias()])
             everything = torch.arange(self.num_items + 1, device=self.device)
             self._rows = self.heads.rows(everything, vectors, bias)  # (N + 1, R)
+            self._weights = self.heads.weights()
             self.starts, self._caches = self._encode(starts)
 
     def reset(self, keys: Tensor) -> LearnedState:
@@ -115,11 +117,12 @@ class LearnedUsers:
     def step(self, state: LearnedState, slates: Tensor) -> tuple[LearnedState, Response]:
         """React to `slates` (B, K) of item ids 1..N."""
         batch, slots = slates.shape
-        kinds, heads = len(self.kinds), self.heads
+        kinds = len(self.kinds)
         topics = self.topics[slates]
         features, seen = self._situation(state, slates, topics)
-        shown = heads.show(state.cache.state, self._rows[slates], features, seen)
-        draws = uniform(fold(state.keys, state.depth + 1), 1 + slots * kinds)  # 0 belongs to reset
+        shown = self._weights.show(state.cache.state, self._rows[slates], features, seen)
+        depth = state.depth + 1  # 0 belongs to reset
+        draws = uniform_at(state.keys, depth, 1 + slots * kinds)
         logits = shown.logits * self._slope + self._intercept + state.effects[:, None, :kinds]
         feedback = self._react(logits, draws[:, 1:].view(batch, slots, kinds), seen)  # (B, K, F)
         positive = (feedback[:, :, 0] > 0).to(torch.float32)  # (B, K)
@@ -130,10 +133,10 @@ class LearnedUsers:
         cache, history = state.cache, state.history
         for slot in range(slots):
             cache, _ = self.backbone.advance(cache, entering[:, slot], feedback[:, slot])
-            history = ring.push(history, entering[:, slot], feedback[:, slot])
+            history = ring.push(history, entering[:, slot], feedback[:, slot], gaps=not self.exposures)
         recent = memory.remember(state.recent, topics, positive, met)
-        gap = torch.full_like(draws[:, 0], torch.nan)
-        new = LearnedState(state.keys, state.depth + 1, state.user, cache, history, recent, state.effects)
+        gap = self._not_modelled.expand(batch)
+        new = LearnedState(state.keys, depth, state.user, cache, history, recent, state.effects)
         return new, Response(feedback, leaves, gap)
 
     def visible(self, state: LearnedState) -> Visible:
@@ -151,7 +154,7 @@ class LearnedUsers:
         features, seen = self._situation(state, every, self.topics[every])
         rows = self._rows[1:].expand(len(state.keys), -1, -1)
         slots = torch.zeros_like(every)
-        logits = self.heads.show(state.cache.state, rows, features, seen, slots).logits  # (B, N, F)
+        logits = self._weights.show(state.cache.state, rows, features, seen, slots).logits  # (B, N, F)
         logits = logits * self._slope + self._intercept + state.effects[:, None, : len(self.kinds)]
         found = {"start": bits(fold(state.keys, 0), 1)[:, 0] % len(self.starts.user)}
         for column, kind in enumerate(self.kinds):
@@ -163,14 +166,12 @@ class LearnedUsers:
     def _react(self, logits: Tensor, draws: Tensor, seen: Tensor) -> Tensor:
         """Draw feedback (B, K, F) from calibrated log-odds (B, K, F) and uniform draws (B, K, F)."""
         columns: list[Tensor] = []
-        chance = torch.sigmoid(logits)
-        for column, kind in enumerate(self.kinds):
-            if kind.type == "binary":
-                amount = (draws[:, :, column] < chance[:, :, column]).to(torch.float32)
-            else:
+        happens = (draws < torch.sigmoid(logits)).to(torch.float32)  # (B, K, F); only binary kinds are read
+        for column, (kind, amount) in enumerate(zip(self.kinds, happens.unbind(2), strict=True)):
+            if kind.type == "real":
                 mean, scale, least, most, step = self._amounts[column]
                 noise = torch.special.ndtri(draws[:, :, column].clamp(2.0**-25, 1 - 2.0**-24))
-                log_amount = mean + scale * logits[:, :, column] + self.heads.residual[column] * noise
+                log_amount = mean + scale * logits[:, :, column] + self._residual[column] * noise
                 amount = log_amount.exp()
                 if self._on_grid[column]:
                     amount = (amount / step).round() * step
@@ -178,7 +179,8 @@ class LearnedUsers:
             if column == 0 and not self.repeats:
                 amount = amount * (1 - seen)
             if (given := self._given[column]) is not None:
-                amount = amount * (columns[given] > 0)
+                needed = columns[given]
+                amount = amount * (needed if self.kinds[given].type == "binary" else needed > 0)
             columns.append(amount)
         return torch.stack(columns, 2)
 
@@ -186,11 +188,11 @@ class LearnedUsers:
         """Chance of leaving now, (B,)."""
         slope, intercept = self._leave_slope, self._leave_intercept
         if self.exposures:
-            return torch.sigmoid(self.heads.leave(shown, feedback) * slope + intercept + effect)
+            return torch.sigmoid(self._weights.leave(shown, feedback) * slope + intercept + effect)
         typical = self.backbone.table.scale.expand_as(feedback)  # what a consumed item's feedback would have been
         consumed = positive.unsqueeze(2) > 0
         filled = torch.where(consumed, feedback, typical)
-        hazard = torch.sigmoid(self.heads.leave(shown, filled) * slope + intercept + effect)
+        hazard = torch.sigmoid(self._weights.leave(shown, filled) * slope + intercept + effect)
         return torch.where(positive.any(1), hazard, (hazard * self.ignored_hazard).clamp_max(1))
 
     def _situation(self, state: LearnedState, slates: Tensor, topics: Tensor) -> tuple[Tensor, Tensor]:

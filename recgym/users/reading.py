@@ -50,14 +50,14 @@ class Reader:
         features = torch.cat([lately, usually], 2)
         rows = self.heads.rows(offered, self.vectors[offered], self.bias[offered])
         slots = slates.slot.unsqueeze(1).expand_as(offered)
-        return self.heads.show(
+        return self.heads.weights().show(
             slates.state, rows, features, seen_before(slates.history, slates.consumed, offered), slots
         )
 
     def leave(self, slates: Slates, shown: Shown) -> Tensor:
         """Log-odds of leaving after the feedback to the logged item, which `shown` has first, (B,)."""
         own = Shown(shown.logits[:, :1], shown.hidden[:, :1], shown.inputs[:, :1], shown.leave_state)
-        return self.heads.leave(own, slates.feedback.unsqueeze(1))
+        return self.heads.weights().leave(own, slates.feedback.unsqueeze(1))
 
     def _negatives(self, slates: Slates, generator: torch.Generator) -> Tensor:
         shape = (len(slates.item), self.config.negatives)

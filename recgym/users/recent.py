@@ -50,16 +50,8 @@ def features(recent: Recent, topics: Tensor, weights: Tensor) -> Tensor:
     """
     same = (recent.topics.unsqueeze(1) == topics.unsqueeze(2)).to(torch.float32)  # (B, K, W)
     consumed = recent.positive.unsqueeze(1)  # (B, 1, W)
-    size = (*topics.shape, -1)
-    return torch.cat(
-        [
-            same @ weights,
-            (same * consumed) @ weights,
-            (consumed @ weights).expand(size),
-            recent.depth.log1p().view(-1, 1, 1).expand(size),
-        ],
-        2,
-    )
+    traces = torch.stack([same, same * consumed, consumed.expand_as(same)], 2) @ weights  # (B, K, 3, 2)
+    return torch.cat([traces.flatten(2), recent.depth.log1p().view(-1, 1, 1).expand(-1, topics.shape[1], 1)], 2)
 
 
 def habits(topics_met: Tensor, consumed: Tensor, topics: Tensor) -> Tensor:
@@ -73,23 +65,25 @@ def habits(topics_met: Tensor, consumed: Tensor, topics: Tensor) -> Tensor:
         topics: (B, K).
     """
     same = (topics_met.unsqueeze(1) == topics.unsqueeze(2)).to(torch.float32)  # (B, K, L)
-    steps = (topics_met >= 0).sum(1, keepdim=True).to(torch.float32)  # (B, 1)
-    rate = (consumed.sum(1, keepdim=True) + 0.5) / (steps + 3)  # (B, 1)
+    steps = (topics_met >= 0).to(torch.float32).sum(1, keepdim=True) + 3  # (B, 1)
+    rate = (consumed.sum(1, keepdim=True) + 0.5) / steps  # (B, 1)
     number = same.sum(2)  # (B, K)
-    shrunk = ((same @ consumed.unsqueeze(2)).squeeze(2) + 3 * rate) / (number + 3)
-    return torch.stack([number / (steps + 3), torch.logit(shrunk), torch.logit(rate).expand_as(number)], 2)
+    shrunk = torch.add((same * consumed.unsqueeze(1)).sum(2), rate, alpha=3) / (number + 3)
+    rates = torch.stack([shrunk, rate.expand_as(shrunk)], 2).logit()
+    return torch.cat([(number / steps).unsqueeze(2), rates], 2)
 
 
 def remember(recent: Recent, topics: Tensor, positive: Tensor, met: Tensor | None = None) -> Recent:
     """Append one slate: `topics` (B, K), `positive` (B, K) float32; where `met` (B, K) is False nothing happened."""
     depth, old_topics, old_positive = recent
+    if met is None:
+        slots = topics.shape[1]
+        last = (torch.cat([old[:, slots:], new], 1) for old, new in ((old_topics, topics), (old_positive, positive)))
+        return Recent(depth + 1, *(part[:, -MEMORY:] for part in last))
     for slot in range(topics.shape[1]):
+        here = met[:, slot : slot + 1]
         new_topics = torch.cat([old_topics[:, 1:], topics[:, slot : slot + 1]], 1)
         new_positive = torch.cat([old_positive[:, 1:], positive[:, slot : slot + 1]], 1)
-        if met is None:
-            old_topics, old_positive = new_topics, new_positive
-        else:
-            here = met[:, slot : slot + 1]
-            old_topics = torch.where(here, new_topics, old_topics)
-            old_positive = torch.where(here, new_positive, old_positive)
-    return Recent(depth + (1 if met is None else met.any(1)), old_topics, old_positive)
+        old_topics = torch.where(here, new_topics, old_topics)
+        old_positive = torch.where(here, new_positive, old_positive)
+    return Recent(depth + met.any(1), old_topics, old_positive)

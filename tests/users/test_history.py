@@ -31,3 +31,13 @@ def test_a_padded_array_is_a_ring_whose_padding_goes_first() -> None:
     assert items.tolist() == [[0, 3, 7], [5, 6, 8]]
     assert feedback[..., 0].tolist() == items.tolist()
     assert given_items.tolist() == [[0, 0, 3], [4, 5, 6]]
+
+
+def test_without_gaps_pushing_is_the_same() -> None:
+    rings = [empty(3, 4, 1), empty(3, 4, 1)]
+    for step in range(7):
+        items, feedback = torch.tensor([1, 2, 3]) + step, torch.full((3, 1), float(step))
+        push(rings[0], items, feedback)
+        push(rings[1], items, feedback, gaps=False)
+    for first, second in zip(*rings, strict=True):
+        assert torch.equal(first, second)
