@@ -59,6 +59,8 @@ class EnvBench:
     def _measure(self) -> None:
         print(f"width 64, two layers, history 50, {self.num_items:,} items, {self.threads} thread(s); user-steps/s")
         print(f"{'':28}{'floor':>12}{'environment':>14}{'cost / floor':>14}{'users':>9}")
+        (rate,) = _alternate((_single(gymnasium.make("RecSession-v0")),), self.seconds, self.rounds)
+        print(f"{'gym.make (sample users)':28}{'':12}{rate:14,.0f}{'':14}{1:9,}")
         for model in ("gru", "sasrec"):
             users = bench_users(model, self.num_items)
             for batch in (self.num_envs, 1):
@@ -69,9 +71,6 @@ class EnvBench:
                     f"{model + ' backbone':28}{floor * batch:12,.0f}{env * batch:14,.0f}{floor / env:14.2f}{batch:9,}"
                 )
             print(f"{'  state of the users':28}{_megabytes(users, self.num_envs):12.0f} MB at {self.num_envs:,}")
-        single = gymnasium.make("RecSession-v0")
-        (rate,) = _alternate((_single(single),), self.seconds, self.rounds)
-        print(f"{'gym.make (sample users)':28}{'':12}{rate:14,.0f}")
         print("\npeers, steps/s measured elsewhere:")
         for name, figures in PEERS:
             print(f"  {name:38}{figures}")

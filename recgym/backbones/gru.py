@@ -80,8 +80,8 @@ class GRU4Rec(nn.Module):
             lower.append(hidden)
         state = lower.pop()
         below = torch.stack(lower, 1) if lower else cache.lower
-        met = items > 0
-        if not bool(met.all()):
+        if not bool(items.all()):
+            met = items > 0
             state = torch.where(met.unsqueeze(1), state, cache.state)
             below = torch.where(met.view(-1, 1, 1), below, cache.lower)
         return GRUCache(state, below), state

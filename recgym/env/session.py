@@ -136,7 +136,8 @@ class Sessions(Generic[S]):
             _refuse_repeats(state, slates)
         users, response = self.users.step(state.users, slates)
         steps = state.steps + 1
-        amounts = response.feedback.sum(1)  # (B, F)
+        feedback = response.feedback
+        amounts = feedback.squeeze(1) if feedback.shape[1] == 1 else feedback.sum(1)  # (B, F)
         earned = amounts * self._weights  # (B, F)
         terms = {name: earned[:, column] for name, column in self._columns.items()}
         reward = earned.sum(1)

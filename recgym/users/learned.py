@@ -34,7 +34,7 @@ class LearnedState(NamedTuple):
     cache: Any  # the backbone's, with `state` (B, D)
     history: History  # the last L steps
     recent: Recent
-    effects: Tensor  # (B, F + 1) the session's own intercepts: feedback, then leaving
+    effects: Tensor  # (B, F + 1) the session's intercepts, calibrated plus its own: feedback, then leaving
 
 
 class LearnedUsers:
@@ -59,8 +59,8 @@ class LearnedUsers:
         """Put the parts together; see `recgym.users.fitting.fit_users` and `recgym.users.storage.load_users`.
 
         Args:
-            backbone: encodes the history; shared, not copied.
-            heads: fitted and calibrated.
+            backbone: encodes the history; shared and frozen, not copied.
+            heads: fitted and calibrated; frozen.
             topics: (N + 1,) int64 topic of each item id.
             kinds: of feedback, those that others depend on first.
             exposures: whether items that were ignored enter the history.
@@ -72,7 +72,8 @@ class LearnedUsers:
             item_titles: of each item, for people.
             item_categories: of each item, for people.
         """
-        self.backbone, self.heads, self.kinds = backbone, heads.eval(), kinds
+        module_of(backbone).requires_grad_(False)  # so that a step needs no guard against gradients
+        self.backbone, self.heads, self.kinds = backbone, heads.requires_grad_(False).eval(), kinds
         self.exposures, self.repeats, self.ignored_hazard = exposures, repeats, ignored_hazard
         self.name, self.item_titles, self.item_categories = name, item_titles, item_categories
         self.num_items = backbone.num_items
@@ -84,8 +85,8 @@ class LearnedUsers:
         self.heads.to(self.device)
         self._traces = memory.trace_weights(device=self.device)
         count = len(kinds)
-        self._slope, self._intercept = heads.slope[:count], heads.intercept[:count]  # views, here and below
-        self._leave_slope, self._leave_intercept = heads.slope[count], heads.intercept[count]
+        self._slope, self._leave_slope = heads.slope[:count], heads.slope[count]  # views, as are the amounts
+        self._first_is_binary = kinds[0].type == "binary"
         self._residual, self._not_modelled = heads.residual, torch.tensor(torch.nan, device=self.device)
         self._amounts = [heads.amount[:, column].unbind() for column in range(count)]
         self._on_grid = [float(heads.amount[4, column]) > 0 for column in range(count)]
@@ -102,7 +103,8 @@ class LearnedUsers:
         keys = keys.to(self.device)
         key = fold(keys, 0)
         row = bits(key, 1)[:, 0] % len(self.starts.user)  # (B,) the same rule as in known worlds
-        effects = normal(fold(key, 1), len(self.kinds) + 1) * self.heads.effect_scale
+        luck = normal(fold(key, 1), len(self.kinds) + 1)
+        effects = torch.addcmul(self.heads.intercept, luck, self.heads.effect_scale)
         return LearnedState(
             keys=keys,
             depth=torch.zeros_like(keys),
@@ -113,7 +115,6 @@ class LearnedUsers:
             effects=effects,
         )
 
-    @torch.no_grad()
     def step(self, state: LearnedState, slates: Tensor) -> tuple[LearnedState, Response]:
         """React to `slates` (B, K) of item ids 1..N."""
         batch, slots = slates.shape
@@ -123,21 +124,20 @@ class LearnedUsers:
         shown = self._weights.show(state.cache.state, self._rows[slates], features, seen)
         depth = state.depth + 1  # 0 belongs to reset
         draws = uniform_at(state.keys, depth, 1 + slots * kinds)
-        logits = shown.logits * self._slope + self._intercept + state.effects[:, None, :kinds]
+        logits = torch.addcmul(state.effects[:, None, :kinds], shown.logits, self._slope)
         feedback = self._react(logits, draws[:, 1:].view(batch, slots, kinds), seen)  # (B, K, F)
-        positive = (feedback[:, :, 0] > 0).to(torch.float32)  # (B, K)
+        positive = feedback[:, :, 0] if self._first_is_binary else (feedback[:, :, 0] > 0).to(torch.float32)  # (B, K)
         leaves = draws[:, 0] < self._hazard(shown, feedback, positive, state.effects[:, kinds])
 
         met = None if self.exposures else positive > 0
         entering = slates if met is None else slates * met
         cache, history = state.cache, state.history
-        for slot in range(slots):
-            cache, _ = self.backbone.advance(cache, entering[:, slot], feedback[:, slot])
-            history = ring.push(history, entering[:, slot], feedback[:, slot], gaps=not self.exposures)
+        for item, reaction in zip(entering.unbind(1), feedback.unbind(1), strict=True):
+            cache, _ = self.backbone.advance(cache, item, reaction)
+            history = ring.push(history, item, reaction, gaps=not self.exposures)
         recent = memory.remember(state.recent, topics, positive, met)
-        gap = self._not_modelled.expand(batch)
         new = LearnedState(state.keys, depth, state.user, cache, history, recent, state.effects)
-        return new, Response(feedback, leaves, gap)
+        return new, Response(feedback, leaves, self._not_modelled.expand(batch))
 
     def visible(self, state: LearnedState) -> Visible:
         """The backbone's state, (B, D)."""
@@ -147,7 +147,6 @@ class LearnedUsers:
         """Items (B, L) and feedback (B, L, F), most recent last, 0 pads on the left."""
         return ring.ordered(state.history)
 
-    @torch.no_grad()
     def truth(self, state: LearnedState) -> dict[str, Tensor]:
         """`start` (B,): row of `starts`; one entry a binary kind, (B, N): its chance at slot 0 given what it needs."""
         every = torch.arange(1, self.num_items + 1, device=self.device).expand(len(state.keys), -1)
@@ -155,7 +154,7 @@ class LearnedUsers:
         rows = self._rows[1:].expand(len(state.keys), -1, -1)
         slots = torch.zeros_like(every)
         logits = self._weights.show(state.cache.state, rows, features, seen, slots).logits  # (B, N, F)
-        logits = logits * self._slope + self._intercept + state.effects[:, None, : len(self.kinds)]
+        logits = torch.addcmul(state.effects[:, None, : len(self.kinds)], logits, self._slope)
         found = {"start": bits(fold(state.keys, 0), 1)[:, 0] % len(self.starts.user)}
         for column, kind in enumerate(self.kinds):
             if kind.type == "binary":
@@ -186,21 +185,22 @@ class LearnedUsers:
 
     def _hazard(self, shown: Shown, feedback: Tensor, positive: Tensor, effect: Tensor) -> Tensor:
         """Chance of leaving now, (B,)."""
-        slope, intercept = self._leave_slope, self._leave_intercept
         if self.exposures:
-            return torch.sigmoid(self._weights.leave(shown, feedback) * slope + intercept + effect)
+            return torch.sigmoid(torch.addcmul(effect, self._weights.leave(shown, feedback), self._leave_slope))
         typical = self.backbone.table.scale.expand_as(feedback)  # what a consumed item's feedback would have been
         consumed = positive.unsqueeze(2) > 0
         filled = torch.where(consumed, feedback, typical)
-        hazard = torch.sigmoid(self._weights.leave(shown, filled) * slope + intercept + effect)
+        hazard = torch.sigmoid(torch.addcmul(effect, self._weights.leave(shown, filled), self._leave_slope))
         return torch.where(positive.any(1), hazard, (hazard * self.ignored_hazard).clamp_max(1))
 
     def _situation(self, state: LearnedState, slates: Tensor, topics: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, K, X) and whether each item was consumed within the last L steps, (B, K) float32."""
         met = state.history.items  # (B, L), in the ring's order: no feature depends on it
-        consumed = state.history.feedback[:, :, 0] > 0
+        consumed = state.history.feedback[:, :, 0]  # (B, L)
+        if not self._first_is_binary:
+            consumed = (consumed > 0).to(torch.float32)
         lately = memory.features(state.recent, topics, self._traces)
-        usually = memory.habits(self.topics[met], consumed.to(torch.float32), topics)
+        usually = memory.habits(self.topics[met], consumed, topics)
         return torch.cat([lately, usually], 2), seen_before(met, consumed, slates)
 
     def _encode(self, starts: Starts) -> tuple[Starts, Any]:

@@ -39,7 +39,7 @@ def topics_of(sequences: Sequences) -> Tensor:
 
 
 def seen_before(history: Tensor, consumed: Tensor, items: Tensor) -> Tensor:
-    """Whether `items` (B, K) stand in `history` (B, L) as `consumed` (B, L), (B, K) float32."""
+    """Whether `items` (B, K) stand in `history` (B, L) as `consumed` (B, L; bool, or 0 and 1), (B, K) float32."""
     return ((history * consumed).unsqueeze(1) == items.unsqueeze(2)).any(2).to(torch.float32)
 
 
