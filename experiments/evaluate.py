@@ -217,7 +217,12 @@ def _notes(loaded: Loaded, repeats: str) -> tuple[str, ...]:
             "Users of this log consume nothing twice: an item that was shown or consumed is not shown again, "
             "and rankings leave out what the user had met before."
         )
-    if not np.isfinite(loaded.sequences.propensity).any():
+    if not loaded.sequences.exposures:
+        notes.append(
+            "The log holds what was consumed, not what was shown: from it alone nothing can be said of the value of "
+            "showing something else, so there are no off-policy estimates."
+        )
+    elif not np.isfinite(loaded.sequences.propensity).any():
         notes.append(
             "The log has no propensities: importance weighting cannot say anything, and the fitted-Q estimate rests on "
             "its model alone."

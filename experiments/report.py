@@ -71,7 +71,8 @@ def tables(card: Scorecard) -> list[Table]:
     """Every table: title, note, columns and rows of text."""
     rows = sorted(card.rows, key=lambda row: -(row.reward.value if row.reward.known else float("-inf")))
     simple = best_trivial(card)
-    against = f"minus {simple.policy}" if simple else "minus best trivial"
+    other = simple if simple and simple.policy != card.reference else None
+    against = f"minus {simple.policy}" if simple else ""
     cutoffs = list(dict.fromkeys(name for row in rows for name in row.ranking))
     kinds = list(dict.fromkeys(name for row in rows for name in row.rates))
     level = f"{card.level:.0%}"
@@ -79,11 +80,12 @@ def tables(card: Scorecard) -> list[Table]:
         "title": "Reward per simulated session",
         "note": f"Brackets are {level} intervals over training seeds and users, who are the same for every policy. "
         f"Discounted by {card.discount:g} a step. Truth: the same policy in the world that made the log, where known.",
-        "columns": ["policy", "seeds", "reward", f"minus {card.reference}", against, "discounted", "steps",
+        "columns": ["policy", "seeds", "reward", f"minus {card.reference}", *([against] if other else []), "discounted",
+                    "steps",
                     *(f"{kind} per step" for kind in kinds), "truth", f"truth minus {card.reference}"],
         "rows": [
             [row.policy, str(row.seeds), show(row.reward), show(row.difference),
-             show(row.against.get(simple.policy) if simple else None), show(row.discounted), show(row.depth),
+             *([show(row.against.get(other.policy))] if other else []), show(row.discounted), show(row.depth),
              *(show(row.rates.get(kind)) for kind in kinds), show(row.truth), show(row.truth_difference)]
             for row in rows
         ],

@@ -56,7 +56,7 @@ class ScoringConfig:
     ranking_targets: int = 5_000
     """Held-out choices that are ranked, at most, evenly spread over the test part."""
     off_policy: bool = True
-    """Estimate each policy's value from the logged test sessions too."""
+    """Estimate each policy's value from the logged test sessions too, where the log holds what was shown."""
     level: float = 0.95
     """Nominal coverage of every interval."""
 
@@ -116,7 +116,7 @@ def score_policy(run: Run, config: ScoringConfig, reward: dict[str, float] | Non
         parts.append(part)
     assert shown is not None
     facts = _shown_facts(shown, loaded, config) | {"latency_ms": latency(sessions, policies[0]), "seeds": len(policies)}
-    if config.off_policy and config.slate_size == 1:
+    if config.off_policy and config.slate_size == 1 and loaded.sequences.exposures:
         facts["ope"], facts["ope_per_step"] = _off_policy(policies[0], loaded, sessions, config)
     return Scores({key: np.stack([part[key] for part in parts]) for key in parts[0]}, facts)
 
