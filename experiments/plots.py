@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -52,7 +53,8 @@ def plots(card: Scorecard) -> list[tuple[str, str, str]]:
 def to_svg(figure: Figure) -> str:
     """The figure as an SVG element, without the XML header; the same text for the same figure."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": "recgym"})
+    with rc_context({"svg.hashsalt": "recgym"}):  # names inside the SVG follow from its content
+        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": "recgym"})
     text = out.getvalue()
     return text[text.index("<svg") :]
 

@@ -97,6 +97,11 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     assert page.index(verdict(made)[0].text) < page.index("<svg")
 
 
+def test_the_same_scorecard_gives_the_same_page() -> None:
+    made = card({"dqn": 2.4})
+    assert render(made, {}) == render(made, {})
+
+
 def test_unknown_numbers_are_never_zero() -> None:
     made = card({"dqn": math.nan})
     found = tables(made)[0]
