@@ -63,6 +63,13 @@ def test_a_gap_starts_a_session_and_named_sessions_stay_together() -> None:
     assert found.session.tolist() == [0, 0, 1]
 
 
+def test_sessions_for_some_events_only_are_refused() -> None:
+    log = log_of([("u", "a", 0, "click", 1), ("u", "b", 5, "click", 1)])
+    log = log.with_events(log.events.with_columns(session=pl.Series(["s", None])))
+    with pytest.raises(LogError, match="missing for 1 of 2 steps, the first of user 'u' at time 5"):
+        build_sequences(log)
+
+
 def test_a_user_with_one_event_and_unsorted_rows() -> None:
     found = build_sequences(log_of([("v", "b", 9, "click", 1), ("u", "a", 2, "click", 1), ("u", "c", 1, "click", 1)]))
     assert found.users == ["u", "v"]
