@@ -128,8 +128,8 @@ def _in_order(steps: pl.DataFrame, gap_seconds: float) -> pl.DataFrame:
     if missing := steps["session"].null_count():
         first = steps.filter(pl.col("session").is_null()).row(0, named=True)
         raise LogError(
-            f"field 'session' is missing for {missing} of {len(steps)} steps, the first of user {first['user']!r} at time "
-            f"{first['time']}; give every event its session, or none (see filters.sessionise)"
+            f"field 'session' is missing for {missing} of {len(steps)} steps, the first of user {first['user']!r} "
+            f"at time {first['time']}; give every event its session, or none (see filters.sessionise)"
         )
     key = ["user", "session"]
     steps = steps.with_columns(begin=pl.col("time").min().over(key), head=pl.col("row").min().over(key))
