@@ -115,8 +115,10 @@ class CQL:
             q_func_factory=_ItemQFactory(make_scorer=scorer),
         )
         algorithm = config.create(device="cpu")
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+        logging = structlog.get_config()
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))  # d3rlpy says what we do already
         algorithm.create_impl((data.now.shape[1],), len(bias))
+        structlog.configure(**logging)
         return algorithm
 
     def _learn(

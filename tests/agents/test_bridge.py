@@ -18,7 +18,7 @@ def test_ended_sessions_restart_and_keep_their_last_observation() -> None:
     assert observation.shape == (30, 9)
     lengths = np.zeros(30, np.int64)
     returns = np.zeros(30)
-    ended = 0
+    ended = cut = 0
     for step in range(40):
         env.step_async(np.full(30, step % 12))
         after, reward, done, infos = env.step_wait()
@@ -29,7 +29,8 @@ def test_ended_sessions_restart_and_keep_their_last_observation() -> None:
                 info = infos[row]
                 assert info["terminal_observation"][-1] == pytest.approx(lengths[row] / 100)
                 assert after[row, -1] == 0
-                assert info["TimeLimit.truncated"] == (lengths[row] == 5 and info["TimeLimit.truncated"])
+                assert lengths[row] == 5 or not info["TimeLimit.truncated"]
+                cut += info["TimeLimit.truncated"]
                 assert info["episode"]["l"] == lengths[row]
                 assert info["episode"]["r"] == pytest.approx(returns[row], rel=1e-5)
                 lengths[row], returns[row] = 0, 0
@@ -39,6 +40,7 @@ def test_ended_sessions_restart_and_keep_their_last_observation() -> None:
                 assert after[row, -1] == pytest.approx(lengths[row] / 100)
     rewards, depths = env.ended_sessions()
     assert len(rewards) == len(depths) == ended > 100
+    assert 20 < cut < ended - 20  # users who were still there at the last step, and users who had left
     assert depths.max() <= 5
     assert len(env.ended_sessions()[0]) == 0
 
