@@ -96,7 +96,10 @@ class ItemScorer(nn.Module):
 
 
 def spread_gain(state: Tensor, item_vectors: Tensor, item_bias: Tensor, spread: float) -> float:
-    """The gain at which the backbone's scores of these states (S, D) deviate by `spread` within a state, on average."""
+    """The gain at which the backbone's scores of these states (S, D) deviate by `spread` within a state, on average.
+
+    It is 1 where the backbone scores all items alike, as an untrained one does of an empty history.
+    """
     with torch.no_grad():
         deviation = float(torch.addmm(item_bias, state, item_vectors.T).std(1).mean())
-    return spread / max(deviation, 1e-6)
+    return spread / deviation if deviation > 1e-3 else 1.0

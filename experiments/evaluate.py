@@ -87,7 +87,8 @@ def make_scorecard(run: Run, loaded: Loaded, settings: Evaluate, scores: dict[st
     test = sessions_of(sequences, loaded.roles, TEST)
     logged = logged_transitions(sequences, test, loaded.users.backbone, sessions.weights)
     outcome = session_outcomes(logged, sequences.kinds, discount=config.discount)
-    best = max((row for row in rows if row.family == "trained"), key=lambda row: row.reward.value, default=None)
+    trained = [row for row in rows if row.family == "trained" and row.reward.known]
+    best = max(trained, key=lambda row: row.reward.value, default=None)
     splits = {name: int((loaded.roles == role).sum())
               for name, role in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))}  # fmt: skip
     dataset = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def _curves(card: Scorecard) -> Figure | None:
     if not rows:
         return None
     figure, axes = _figure()
-    for row, colour in zip(rows, SERIES, strict=False):
+    for row, colour in zip(rows, cycle(SERIES), strict=False):
         shortest = min(len(curve) for curve in row.curves)
         steps = [point["step"] for point in row.curves[0][:shortest]]
         values = np.array([[point["session_reward"] for point in curve[:shortest]] for curve in row.curves])
@@ -200,9 +201,9 @@ def _estimates(card: Scorecard) -> Figure | None:
             series = names.index(one["estimator"])
             shift = (series - (len(names) - 1) / 2) * 0.16
             number = Number(value=one["value"], low=one["low"], high=one["high"])
-            _point(axes, number, place - shift, SERIES[series], hollow=one["verdict"] != "supported")
+            _point(axes, number, place - shift, SERIES[series % len(SERIES)], hollow=one["verdict"] != "supported")
     for series, name in enumerate(names):
-        axes.plot([], [], "o", color=SERIES[series], label=name, markersize=4)
+        axes.plot([], [], "o", color=SERIES[series % len(SERIES)], label=name, markersize=4)
     axes.set_yticks(range(len(rows)), [row.policy for row in rows])
     axes.set_xlabel("reward of one impression in the logged contexts")
     axes.legend(fontsize=7, frameon=False, loc="best")

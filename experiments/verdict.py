@@ -51,13 +51,19 @@ def best_trivial(card: Scorecard) -> Row | None:
     return max(known, key=lambda row: row.reward.value, default=None)
 
 
+def best_trained(card: Scorecard) -> Row | None:
+    """The trained policy with the largest session reward."""
+    known = [row for row in card.family("trained") if row.reward.known]
+    return max(known, key=lambda row: row.reward.value, default=None)
+
+
 def _headline(card: Scorecard) -> Sentence:
-    trained, simple = card.family("trained"), best_trivial(card)
-    if not trained or simple is None:
+    best, simple = best_trained(card), best_trivial(card)
+    if best is None or simple is None:
         return Sentence("Nothing was compared: the scorecard has no trained policy, or no trivial one.", "bad")
-    best = max(trained, key=lambda row: row.reward.value)
     found = winners(card)
-    seeds = f"{best.seeds} training seed{'s' if best.seeds != 1 else ''}"
+    top = max(found.values(), key=lambda row: row.reward.value, default=best)
+    seeds = f"{top.seeds} training seed{'s' if top.seeds != 1 else ''}"
     if not found:
         difference = best.against.get(simple.policy)
         return Sentence(
@@ -66,7 +72,6 @@ def _headline(card: Scorecard) -> Sentence:
             + (f": a difference of {show(difference)}." if difference else "."),
             "bad",
         )
-    top = max(found.values(), key=lambda row: row.reward.value)
     difference = top.against.get(simple.policy)
     others = [name for name in found if name != top.policy]
     also = f" {_listed(others)} beat{'s' if len(others) == 1 else ''} it too." if others else ""
@@ -80,9 +85,9 @@ def _headline(card: Scorecard) -> Sentence:
 
 
 def _alarms(card: Scorecard) -> list[Sentence]:
-    if card.fidelity is None:
+    if card.fidelity is None or "alarms" not in card.fidelity:
         return [Sentence("Nothing is known of how far the simulated users can be trusted.", "alarm")]
-    alarms = card.fidelity.get("alarms") or []
+    alarms = card.fidelity["alarms"] or []
     if not alarms:
         return [
             Sentence(
@@ -111,14 +116,18 @@ def _ranking(card: Scorecard) -> list[Sentence]:
     worse = [row.policy for row in rows if (ends := _known(row).interval) and ends[1] < 0]
     said = []
     if better:
-        said.append(Sentence(f"{_listed(better)} also rank held-out choices better than {card.reference} (NDCG@10)."))
+        verb = "ranks" if len(better) == 1 else "rank"
+        said.append(Sentence(f"{_listed(better)} {verb} held-out choices better than {card.reference} (NDCG@10)."))
     if worse:
+        apart = [row.policy for row in rows if row.policy in worse and row.difference
+                 and _above_zero(row.difference, len(card.family("trained")))]  # fmt: skip
         said.append(
             Sentence(
-                f"Held-out choices are ranked worse than by {card.reference} (NDCG@10) by {_listed(worse)}: "
-                "long-term reward and next-item accuracy pull apart here."
+                f"Held-out choices are ranked worse than by {card.reference} (NDCG@10) by {_listed(worse)}"
+                + (f", though {_listed(apart)} earn{'s' if len(apart) == 1 else ''} more: long-term reward and "
+                   "next-item accuracy pull apart here." if apart else ".")
             )
-        )
+        )  # fmt: skip
     if rows and not better and not worse:
         said.append(Sentence(f"On held-out choices (NDCG@10) no trained policy differs clearly from {card.reference}."))
     return said
@@ -140,15 +149,22 @@ def _truth(card: Scorecard) -> list[Sentence]:
             f"{total} pairs of policies stand in the same order as in the simulator."
         )
     ]
-    top = max(card.family("trained"), key=lambda row: row.reward.value, default=None)
+    top = max(winners(card).values(), key=lambda row: row.reward.value, default=None)
     simple = best_trivial(card)
     if top and simple and top.truth and simple.truth and top.truth.interval and simple.truth.interval:
         apart = top.truth.interval[0] > simple.truth.interval[1]
+        behind = top.truth.value <= simple.truth.value
         said.append(
             Sentence(
                 f"In that world {top.policy} earns {show(top.truth)} and {simple.policy} {show(simple.truth)}: "
-                + ("its lead is real there." if apart else "its lead in the simulator is not borne out there."),
-                "good" if apart else "bad",
+                + (
+                    "its lead is real there."
+                    if apart
+                    else "its lead in the simulator is not borne out there."
+                    if behind
+                    else "the intervals overlap, so whether its lead is real there cannot be said."
+                ),
+                "good" if apart else "bad" if behind else "plain",
             )
         )
     oracle = next((row for row in card.family("oracle") if row.truth and row.truth.known), None)
@@ -165,6 +181,8 @@ def _off_policy(card: Scorecard) -> list[Sentence]:
         return []
     weighted = [one for row in trained for one in row.ope if one["estimator"] != "FQE"]
     mute = [one for one in weighted if one["verdict"] == "cannot say"]
+    if not weighted:
+        return [Sentence("From the logs alone there are only estimates that rest on a fitted model; see the table.")]
     if len(mute) == len(weighted):
         return [Sentence("The logs alone cannot say what a session of the trained policies would earn.", "alarm")]
     return [

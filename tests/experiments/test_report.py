@@ -116,3 +116,27 @@ def test_unknown_numbers_are_never_zero() -> None:
 def test_a_missing_scorecard_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="run `python -m experiments evaluate`"):
         write_report(Run(tmp_path))
+
+
+def test_policies_that_earn_less_and_rank_worse_do_not_pull_apart() -> None:
+    made = card({"dqn": 1.2})
+    assert "ranked worse than by backbone-greedy (NDCG@10) by dqn." in words(made)
+    assert "pull apart" not in words(made)
+    assert "though dqn earns more" in words(card({"dqn": 2.4}))
+
+
+def test_a_policy_without_a_lead_has_none_to_confirm() -> None:
+    made = card({"dqn": 1.8})
+    true = replace(made, rows=tuple(replace(one, truth=number(one.reward.value)) for one in made.rows))
+    assert "its lead" not in words(true)
+    made = card({"dqn": 2.4})
+    wide = replace(made, rows=tuple(replace(one, truth=number(one.reward.value, 0.3)) for one in made.rows))
+    assert "cannot be said" in words(wide)
+    narrow = replace(made, rows=tuple(replace(one, truth=number(one.reward.value)) for one in made.rows))
+    assert "its lead is real there" in words(narrow)
+
+
+def test_an_unknown_reward_is_not_the_best_and_missing_fidelity_is_no_pass() -> None:
+    made = card({"ppo": math.nan, "dqn": 1.8})
+    assert "The best trained one, dqn, earns 1.80" in verdict(made)[0].text
+    assert "(no alarm)" not in words(replace(made, fidelity={"kinds": {}}))
