@@ -12,6 +12,8 @@ from recgym.logs.sequences import Sequences
 from recgym.types import FeedbackKind
 
 CONSUME = "consume"
+_KIND = "feedback of {}".format
+"""Column of a behaviour, apart from the columns of events, whatever the behaviour is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +47,14 @@ def build_sequences(log: InteractionLog, config: SequenceConfig = SequenceConfig
         if column not in events.columns:
             events = events.with_columns(pl.lit(None, kind).alias(column))
     names = _behaviours(log, config)
+    if not names:
+        raise LogError(f"{log.name}: every event is a {VIEW!r}, so there is no feedback to learn from")
     steps, notes = _shown(events, names) if log.exposures else (_consumed(events, names), [])
     if not len(steps):
         raise LogError(f"{log.name}: no step remains of {len(log.events)} events; check `behaviours` and the filters")
     steps = _in_order(steps, config.session_gap_seconds)
     kinds = _kinds(log, names, steps)
-    columns = [steps[kind.name].to_numpy() for kind in kinds]
+    columns = [steps[_KIND(kind.name)].to_numpy() for kind in kinds]
     users = steps["user"].unique(maintain_order=True)
     catalogue = steps.select("item").unique().sort("item")
     number = catalogue.with_row_index("number", offset=1)
@@ -102,20 +106,20 @@ def _shown(events: pl.DataFrame, names: list[str]) -> tuple[pl.DataFrame, list[s
     own = own.with_columns(position=pl.lit(None, pl.Int32), propensity=pl.lit(None, pl.Float64))
     steps = pl.concat([views.select(own.columns), own]).join(wide, on="view", how="left")
     note = f"feedback without an earlier view, kept as steps of their own: {len(alone)}"
-    return steps.with_columns(pl.col(names).fill_null(0.0)), [note] if len(alone) else []
+    return steps.with_columns(pl.col([_KIND(name) for name in names]).fill_null(0.0)), [note] if len(alone) else []
 
 
 def _consumed(events: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     chosen = events.filter(pl.col("behaviour").is_in(names))
     key = ["user", "item", "time"]
     first = chosen.group_by(key, maintain_order=True).agg(pl.col("row", "session", "position", "propensity").first())
-    wide = _wide(chosen, key, names).with_columns(pl.col(names).fill_null(0.0))
-    return first.join(wide, on=key, how="left").with_columns(pl.lit(1.0).alias(CONSUME))
+    wide = _wide(chosen, key, names).with_columns(pl.col([_KIND(name) for name in names]).fill_null(0.0))
+    return first.join(wide, on=key, how="left").with_columns(pl.lit(1.0).alias(_KIND(CONSUME)))
 
 
 def _wide(events: pl.DataFrame, key: list[str], names: list[str]) -> pl.DataFrame:
     """One row per `key`, one column per behaviour with its last value."""
-    values = [pl.col("value").filter(pl.col("behaviour") == name).last().alias(name) for name in names]
+    values = [pl.col("value").filter(pl.col("behaviour") == name).last().alias(_KIND(name)) for name in names]
     return events.group_by(key, maintain_order=True).agg(values)
 
 
@@ -142,7 +146,7 @@ def _kinds(log: InteractionLog, names: list[str], steps: pl.DataFrame) -> tuple[
     kinds = []
     for name in names:
         unit = log.units.get(name, "")
-        if not log.exposures and not unit and bool((steps[name] > 0).all()):
+        if not log.exposures and not unit and bool((steps[_KIND(name)] > 0).all()):
             continue  # every consumed item has it: the same as "consume"
         given = log.given.get(name) if log.exposures else CONSUME
         kinds.append(FeedbackKind(name=name, type="real" if unit else "binary", given=given, unit=unit))

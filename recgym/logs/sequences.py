@@ -163,6 +163,11 @@ class Sequences:
             items = pl.read_parquet(folder / "items.parquet")
         except (OSError, pl.exceptions.PolarsError) as error:
             raise FormatError(f"{folder}: users.parquet or items.parquet cannot be read ({error})") from error
+        offsets, width = arrays["offsets"], len(about["kinds"])
+        if offsets.shape != (len(users) + 1,) or offsets[0] != 0 or offsets[-1] != about["steps"]:
+            raise FormatError(f"{folder / 'offsets.npy'}: does not divide {about['steps']} steps by {len(users)} users")
+        if arrays["feedback"].shape != (about["steps"], width):
+            raise FormatError(f"{folder / 'feedback.npy'}: shape {arrays['feedback'].shape}, expected {width} kinds")
         return cls(
             **arrays, kinds=tuple(FeedbackKind(**kind) for kind in about["kinds"]), exposures=about["exposures"],
             users=users, items=items, name=about["name"], notes=tuple(about["notes"]),

@@ -5,6 +5,9 @@ Everything is read as text first and converted field by field, so that a message
 
 from __future__ import annotations
 
+import csv
+import gzip
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,10 +157,10 @@ def read_text_columns(
         raise LogError(f"{path}: the file is empty")
     if path.suffix == ".parquet":
         try:
-            table = pl.read_parquet(path)
+            table = pl.read_parquet(path).select(pl.all().cast(pl.String))
         except (pl.exceptions.PolarsError, OSError) as error:
             raise LogError(f"{path}: not a readable Parquet file ({error}); it is truncated or foreign") from error
-        return table.select(pl.all().cast(pl.String)).with_row_index(ROW, offset=1)
+        return table.with_row_index(ROW, offset=1)
     return _lines(path, separator, on_bad_rows, encoding, repairs if repairs is not None else [], header)
 
 
@@ -176,7 +179,7 @@ def _parsed(field: str, name: str) -> pl.Expr:
     if field == "time":
         number = text.cast(pl.Float64, strict=False)
         number = pl.when(number.is_finite() & (number.abs() < 1e12)).then(number.floor().cast(pl.Int64, strict=False))
-        moment = text.str.replace("Z$", "").str.replace(" ", "T")
+        moment = text.str.replace(r"(Z|\+00:00)$", "").str.replace(" ", "T")
         parsed = pl.coalesce(
             moment.str.to_datetime(form, strict=False, time_unit="us") for form in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d")
         )
@@ -227,7 +230,7 @@ def _lines(
         return table.with_row_index(ROW, offset=1 if header else 2)
     except pl.exceptions.NoDataError as error:
         raise LogError(f"{path}: the file has no rows") from error
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         kept, bad = _search(path, separator, encoding, header)
         if not bad:
             raise LogError(f"{path}: cannot be read as a table ({error})") from error
@@ -247,21 +250,29 @@ def _lines(
 def _search(
     path: Path, separator: str, encoding: str, header: Sequence[str] | None
 ) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """Lines that can be read, as (number, fields), and descriptions of those that cannot."""
+    """Lines that can be read, as (number, fields), and descriptions of those that cannot; a field ends in its line."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            lines = file.read().split(b"\n")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise LogError(f"{path}: cannot be read to its end ({error}); it is truncated or no gzip file") from error
     kept: list[tuple[int, list[str]]] = []
     bad: list[str] = []
     width = len(header) if header else 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8" if encoding == "utf8" else encoding).rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                bad.append(f"line {number}: not {encoding} text (byte {line[error.start]:#04x} at place {error.start})")
-                continue
-            fields = [field.strip('"') for field in text.split(separator)]
-            width = width or len(fields)
-            if len(fields) > width:
-                bad.append(f"line {number}: {len(fields)} fields, expected {width}: {text[:80]!r}")
-            elif text:
-                kept.append((number, fields))
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8" if encoding == "utf8" else encoding).rstrip("\r")
+        except UnicodeDecodeError as error:
+            bad.append(f"line {number}: not {encoding} text (byte {line[error.start]:#04x} at place {error.start})")
+            continue
+        text = text.removeprefix("\ufeff") if number == 1 else text
+        quoted = separator == "," and '"' in text
+        fields = next(csv.reader([text])) if quoted else text.split(separator)
+        width = width or len(fields)
+        if quoted and text.count('"') % 2:
+            bad.append(f"line {number}: a quote that does not end in its line: {text[:80]!r}")
+        elif len(fields) > width:
+            bad.append(f"line {number}: {len(fields)} fields, expected {width}: {text[:80]!r}")
+        elif text:
+            kept.append((number, fields))
     return kept, bad

@@ -77,6 +77,21 @@ def test_a_user_with_one_event_and_unsorted_rows() -> None:
     assert [found.items["item"][int(number) - 1] for number in found.item] == ["c", "a", "b"]
 
 
+@pytest.mark.parametrize("name", ["session", "position", "time", "value", "row"])
+@pytest.mark.parametrize("exposures", [False, True])
+def test_a_behaviour_may_be_called_like_a_column(name: str, exposures: bool) -> None:
+    events: list[Event] = [("u", "a", 1, "click", 1), ("u", "b", 2, name, 1)]
+    views: list[Event] = [("u", "a", 0, "view", 1), ("u", "b", 0, "view", 1)] if exposures else []
+    found = build_sequences(log_of(views + events, exposures=exposures), SequenceConfig(behaviours=("click", name)))
+    assert [kind.name for kind in found.kinds][-2:] == ["click", name]
+    assert found.feedback[:, -2:].tolist() == [[1, 0], [0, 1]]
+
+
+def test_views_alone_teach_nothing() -> None:
+    with pytest.raises(LogError, match="every event is a 'view'"):
+        build_sequences(log_of([("u", "a", 1, "view", 1)], exposures=True))
+
+
 def test_a_behaviour_that_is_not_there_is_named() -> None:
     with pytest.raises(LogError, match="never is 'buy'; the log has click"):
         build_sequences(log_of([("u", "a", 1, "click", 1)]), SequenceConfig(behaviours=("buy",)))

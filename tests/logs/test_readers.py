@@ -50,6 +50,55 @@ def test_movielens_1m_and_20m(tmp_path: Path) -> None:
     (old / "ratings.dat").write_text("1::1193::5::978300760::9\n")
     with pytest.raises(LogError, match=r"row 1: more than 4 fields"):
         read_log(old, "movielens")
+    (old / "ratings.dat").write_text("1::1193::5::978300760::9\n1::661::3::978302109\n")
+    dropped = read_log(old, "movielens", on_bad_rows="drop")
+    assert rows(dropped) == [("1", "661", 978302109, "rating", 3.0)]
+    assert dropped.repairs[0].count == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_movielens_titles_of_10m_and_1m_differ_in_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "ratings.dat").write_text("1::73::3.5::978300760\n")
+    (tmp_path / "movies.dat").write_bytes("73::Misérables, Les (1995)::Drama\n".encode(encoding))
+    log = read_log(tmp_path, "movielens")
+    assert log.items is not None
+    assert log.items["title"].to_list() == ["Misérables, Les (1995)"]
+
+
+def test_amazon_reviews_without_a_user_are_no_reviews(tmp_path: Path) -> None:
+    line = {"reviewerID": None, "asin": "B00000000X", "overall": 5.0, "unixReviewTime": 1252800000}
+    (tmp_path / "reviews.json").write_text(json.dumps(line) + "\n")
+    with pytest.raises(LogError, match="line 1: not a review"):
+        read_log(tmp_path, "amazon")
+
+
+def test_open_bandit_positions_that_are_none_are_named(tmp_path: Path) -> None:
+    head = ",timestamp,item_id,position,click,propensity_score\n"
+    (tmp_path / "men.csv").write_text(head + "0,2019-11-24 00:00:01+00:00,14,left,1,0.25\n")
+    with pytest.raises(LogError, match=r"row 2, field 'position': 'left'"):
+        read_log(tmp_path, "open-bandit")
+    (tmp_path / "men.csv").write_text(head + "0,2019-11-24 00:00:01+00:00,14,2.0,1,0.25\n")
+    assert read_log(tmp_path, "open-bandit").events["position"].to_list() == [1, None]
+
+
+def test_yoochoose_category_0_is_none(tmp_path: Path) -> None:
+    (tmp_path / "yoochoose-clicks.dat").write_text(
+        "1,2014-04-07T10:51:09.277Z,7,S\n2,2014-04-07T10:52:09.277Z,7,0\n3,2014-04-07T10:52:09.277Z,8,0\n"
+    )
+    log = read_log(tmp_path, "yoochoose")
+    assert log.items is not None
+    assert log.items.rows() == [("7", "S"), ("8", None)]
+
+
+def test_retailrocket_properties_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("timestamp,visitorid,event,itemid,transactionid\n1433221332117,1,view,2,\n")
+    path = tmp_path / "item_properties_part1.csv"
+    path.write_text("timestamp,itemid,property,value\n9,2,888,x\nsoon,2,categoryid,3\n")
+    with pytest.raises(LogError, match=r"part1\.csv, row 3, field 'timestamp': 'soon'"):
+        read_log(tmp_path, "retailrocket")
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(LogError, match="no column 'timestamp'; the file has a, b"):
+        read_log(tmp_path, "retailrocket")
 
 
 def test_yoochoose(tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         Sequences.load(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "array"), [("offsets", np.array([0, 2])), ("feedback", np.zeros((3, 9), np.float32))])
+def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
+    sequences([[1, 2, 3]], 3).save(tmp_path / "log")
+    np.save(tmp_path / "log" / f"{name}.npy", array)
+    with pytest.raises(FormatError, match=rf"{name}\.npy"):
+        Sequences.load(tmp_path / "log")
+
+
 def test_windows_equal_a_plain_loop(sample: Sequences) -> None:
     steps = np.array([0, 1, 7, 60, 5000, sample.num_steps - 1])
     items, feedback = windows(sample, steps, 5)

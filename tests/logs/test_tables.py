@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -85,6 +87,35 @@ def test_dropping_is_chosen_and_counted(tmp_path: Path) -> None:
         " lines that are no": 2, " time is not secon": 2,
     }  # fmt: skip
     assert "row 3" in repairs[1].example
+
+
+def test_a_quoted_separator_is_not_blamed_for_another_line(tmp_path: Path) -> None:
+    path = write(tmp_path, '\ufeffuser,item,time\nu,"a, ""b""",1\nv,d,5\nu,c,2,3\nu,"e,6\n')
+    with pytest.raises(LogError, match=r"line 4: 4 fields, expected 3"):
+        read_table(path)
+    events, repairs = read_table(path, on_bad_rows="drop")
+    assert events["item"].to_list() == ['a, "b"', "d"]
+    assert repairs[0].count == 2
+
+
+def test_gzip_reads_like_text_and_its_bad_lines_are_named(tmp_path: Path) -> None:
+    good = gzip.compress(GOOD.encode())
+    assert read_table(write(tmp_path, good, "log.csv.gz"))[0]["item"].to_list() == ["a", "b", "a"]
+    with pytest.raises(LogError, match="cannot be read to its end"):
+        read_table(write(tmp_path, good[:-12], "cut.csv.gz"))
+    path = write(tmp_path, gzip.compress(GOOD.encode() + b"u,b,2,3\n"), "bad.csv.gz")
+    with pytest.raises(LogError, match="line 5: 4 fields, expected 3"):
+        read_table(path)
+    assert len(read_table(path, on_bad_rows="drop")[0]) == 3
+
+
+def test_parquet_that_is_no_text_is_refused_and_utc_is_read(tmp_path: Path) -> None:
+    moment = datetime(2020, 1, 1, tzinfo=UTC)
+    pl.DataFrame({"user": ["u"], "item": ["a"], "time": [moment]}).write_parquet(tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet")[0]["time"].to_list() == [1577836800]
+    pl.DataFrame({"user": [b"\xff"], "item": ["a"], "time": [1]}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(LogError, match=r"b\.parquet: not a readable Parquet file"):
+        read_table(tmp_path / "b.parquet")
 
 
 def test_duplicates_three_ways(tmp_path: Path) -> None:

@@ -80,6 +80,6 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _first(review: dict[str, Any], keys: tuple[str, ...]) -> Any:
     for key in keys:
-        if key in review:
+        if review.get(key) is not None:
             return review[key]
     raise KeyError(" or ".join(keys))

@@ -67,7 +67,12 @@ def _users_100k(path: Path) -> pl.DataFrame | None:
 def _items_1m(path: Path) -> pl.DataFrame | None:
     if not path.is_file():
         return None
-    table = _double_colon(path, ("item", "title", "genres"), "error", [], encoding="iso-8859-1")
+    try:
+        path.read_bytes().decode()
+        encoding = "utf8"  # of MovieLens-10M
+    except UnicodeDecodeError:
+        encoding = "iso-8859-1"  # of MovieLens-1M
+    table = _double_colon(path, ("item", "title", "genres"), "error", [], encoding=encoding)
     return _first_genre(table.select("item", "title", "genres"))
 
 
@@ -96,5 +101,8 @@ def _double_colon(
     wrong = parts["rest"].is_not_null()
     if wrong.any():
         place = int(wrong.arg_max() or 0)
-        raise LogError(f"{path}, row {raw[ROW][place]}: more than {len(header)} fields: {raw['line'][place]!r}")
-    return parts.drop("rest").with_columns(raw[ROW])
+        where = f"{path}, row {raw[ROW][place]}: more than {len(header)} fields: {raw['line'][place]!r}"
+        if on_bad_rows == "error":
+            raise LogError(f"{where}; correct it, or choose on_bad_rows='drop'")
+        repairs.append(Repair("dropped: rows with too many fields", int(wrong.sum()), where))
+    return parts.drop("rest").with_columns(raw[ROW]).filter(~wrong)

@@ -40,7 +40,7 @@ def read_open_bandit(folder: Path, *, on_bad_rows: OnBadRows = "error") -> Inter
     moment = pl.col("timestamp").str.replace(r"(\+00:00|Z)$", "")
     raw = raw.with_columns(
         moment, user=pl.col(ROW).cast(pl.String), item_id="item_id",
-        position=(pl.col("position").cast(pl.Int64, strict=False) - 1).cast(pl.String),
+        position=pl.coalesce((pl.col("position").cast(pl.Float64, strict=False) - 1).cast(pl.String), "position"),
     )  # fmt: skip
     columns = Columns(
         item="item_id", time="timestamp", session="user", position="position", propensity="propensity_score",

@@ -49,7 +49,19 @@ def _categories(folder: Path) -> pl.DataFrame | None:
     paths = sorted(folder.glob("item_properties_part*.csv"))
     if not paths:
         return None
-    properties = pl.concat([read_text_columns(path).drop(ROW) for path in paths])
-    properties = properties.filter(pl.col("property") == "categoryid").sort(pl.col("timestamp").cast(pl.Int64))
-    latest = properties.group_by("itemid", maintain_order=True).agg(pl.col("value").last())
+    latest = pl.concat([_of_one_file(path) for path in paths]).sort("time")
+    latest = latest.group_by("itemid", maintain_order=True).agg(pl.col("value").last())
     return latest.select(item="itemid", category="value")
+
+
+def _of_one_file(path: Path) -> pl.DataFrame:
+    raw = read_text_columns(path)
+    for name in ("timestamp", "itemid", "property", "value"):
+        if name not in raw.columns:
+            raise LogError(f"{path}: no column {name!r}; the file has {', '.join(raw.columns[1:])}")
+    found = raw.filter(pl.col("property") == "categoryid")
+    found = found.with_columns(time=pl.col("timestamp").cast(pl.Int64, strict=False))
+    if (wrong := found.filter(pl.col("time").is_null())).height:
+        row, text = wrong.select(ROW, "timestamp").row(0)
+        raise LogError(f"{path}, row {row}, field 'timestamp': {text!r} is not a time in milliseconds; correct it")
+    return found.select("time", "itemid", "value")

@@ -1,7 +1,7 @@
 """Yoochoose (RecSys Challenge 2015) as published: yoochoose-clicks.dat and yoochoose-buys.dat, without headers.
 
 A session is all that is known of a visitor, so it is the user too. Behaviours are "click" and "buy"; the category of
-an item is the last one that a click names.
+an item is the last one that a click names; "0" says that it is missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_yoochoose(folder: Path, *, on_bad_rows: OnBadRows = "error") -> Interac
     repairs: list[Repair] = []
     tables = []
     raw = read_text_columns(clicks, header=_CLICKS, on_bad_rows=on_bad_rows, repairs=repairs)
-    items = raw.group_by("item", maintain_order=True).agg(pl.col("category").last())
+    items = raw.group_by("item", maintain_order=True).agg(pl.col("category").filter(pl.col("category") != "0").last())
     for path, header, behaviour in ((clicks, _CLICKS, "click"), (folder / "yoochoose-buys.dat", _BUYS, "buy")):
         if not path.is_file():
             continue
