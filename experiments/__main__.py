@@ -17,8 +17,9 @@ from experiments.quickstart import Quickstart
 from experiments.report import Report
 from experiments.sample import Sample
 from experiments.train import Train
+from experiments.worlds import Worlds
 
-STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Bench, Sample)
+STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Worlds, Bench, Sample)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from agents.choice import greedy_probabilities, top_items
-from recgym.env.session import SessionConfig, Sessions, SessionState
+from experiments.seeing import Oracle, SeeingSessions
+from recgym.env.session import SessionConfig, Sessions
 from recgym.logs.sequences import Sequences
 from recgym.rollout import collect
-from recgym.types import Observation, Reads
 from recgym.users.learned import LearnedUsers
-from simulators.storefront import Storefront, StorefrontState
+from simulators.storefront import Storefront
 
 SAMPLE = "storefront sample"
 """Name of the log whose world is known."""
@@ -39,43 +35,6 @@ def true_sessions(sequences: Sequences, users: LearnedUsers, config: SessionConf
     return Sessions(world, config, encoder=users.backbone)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Oracle:
-    """Shows what the world itself scores highest: P(click) against what the item does to the rest of the session."""
-
-    num_items: int
-    name: ClassVar[str] = "oracle"
-    reads: ClassVar[Reads] = "state"
-
-    def scores(self, observation: Observation) -> Tensor:
-        """The world's scores, which `SeeingSessions` gives as the state, (B, N)."""
-        assert observation.state is not None
-        return observation.state
-
-    def probabilities(self, observation: Observation) -> Tensor:
-        """One-hot, (B, N)."""
-        return greedy_probabilities(self.scores(observation), observation.mask)
-
-    def act(self, observation: Observation, keys: Tensor) -> Tensor:  # noqa: ARG002
-        """The best allowed item, (B, 1)."""
-        return top_items(self.scores(observation), observation.mask, 1)
-
-
-class SeeingSessions(Sessions[StorefrontState]):
-    """Sessions whose observation is what no platform can see: the world's own score of every item."""
-
-    def __init__(self, world: Storefront, config: SessionConfig, *, foresight: float, restraint: float) -> None:
-        """See `Storefront.oracle` for what foresight and restraint weigh."""
-        super().__init__(world, config)
-        self.world, self.foresight, self.restraint = world, foresight, restraint
-
-    def observe(self, state: SessionState, reads: Reads = "state") -> Observation:
-        """Scores as the state, (B, N)."""
-        seen = super().observe(state, reads)
-        scores = self.world.oracle(state.users, foresight=self.foresight, restraint=self.restraint)
-        return seen._replace(state=scores.to(torch.float32))
-
-
 def best_oracle(sessions: Sessions[Any], *, seed: int, num_sessions: int = 512) -> tuple[Sessions[Any], Oracle]:
     """The oracle whose foresight earns most over sessions of its own (other keys than those of the evaluation)."""
     world = sessions.users
@@ -83,8 +42,8 @@ def best_oracle(sessions: Sessions[Any], *, seed: int, num_sessions: int = 512) 
     policy = Oracle(num_items=world.num_items)
     earned = []
     for foresight in FORESIGHTS:
-        seeing = SeeingSessions(world, sessions.config, foresight=foresight, restraint=0.02)
+        seeing = SeeingSessions(world, sessions.config, partial(world.oracle, foresight=foresight))
         found = collect(seeing, policy, num_sessions=num_sessions, seed=seed + 1)
         earned.append((float(found.reward.sum()), foresight))
     best = max(earned)[1]
-    return SeeingSessions(world, sessions.config, foresight=best, restraint=0.02), policy
+    return SeeingSessions(world, sessions.config, partial(world.oracle, foresight=best)), policy

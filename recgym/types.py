@@ -51,12 +51,14 @@ class Observation(NamedTuple):
     items: Tensor | None = None  # (B, L) int64: 1..N, most recent last, 0 pads on the left
     feedback: Tensor | None = None  # (B, L, F) float32: feedback of each of those items
     mask: Tensor | None = None  # (B, N) bool: True where the item may be shown; None: all may
+    candidates: Tensor | None = None  # (B, N, X) float32: features of fresh candidates; None: a fixed catalogue
 
 
 class Visible(NamedTuple):
     """The part of a user's state that the platform can see."""
 
     vector: Tensor  # (B, D) float32
+    candidates: Tensor | None = None  # (B, N, X) float32: features of the items, where each step brings new ones
 
 
 class Response(NamedTuple):

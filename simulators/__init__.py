@@ -1,32 +1,24 @@
 """Worlds of users with known dynamics: test oracles, benchmarks, teaching.
 
-Public names: `WORLDS` (entry points by name) and `make_world`. A world is a `recgym.users.model.UserModel` whose
-`truth` tells all; the environment reaches it as `users="simulators:NAME"`.
+Public names: `WORLDS` and `make_world`. A world is a `recgym.users.model.UserModel` whose `truth` tells all. It is
+reached as `users="simulators:NAME"`, or by its Gymnasium id, which importing this package registers:
+`gymnasium.make("simulators:InterestEvolution-v0")`; `settings={...}` changes fields of the world's config.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+import gymnasium
 
-from recgym.users.model import UserModel
+from simulators.registry import WORLDS, World, make_world
 
-WORLDS: dict[str, str] = {"storefront": "simulators.storefront:Storefront"}
-"""Entry point ("module:function") of every world, by name."""
+__all__ = ["WORLDS", "World", "make_world"]
 
-
-def make_world(name: str, **options: Any) -> UserModel[Any]:
-    """Build the world called `name`.
-
-    Args:
-        name: a key of `WORLDS`.
-        **options: what the world's entry point takes, such as `config`, `starts` and `device`.
-
-    Raises:
-        ValueError: no world has this name; the message lists those that exist.
-    """
-    if name not in WORLDS:
-        raise ValueError(f"no world is called {name!r}; there are {', '.join(sorted(WORLDS))}")
-    module, _, attribute = WORLDS[name].partition(":")
-    world: UserModel[Any] = getattr(importlib.import_module(module), attribute)(**options)
-    return world
+for _name, _world in WORLDS.items():
+    gymnasium.register(
+        id=_world.gym_id,
+        entry_point="simulators.registry:world_env",
+        vector_entry_point="simulators.registry:world_vector_env",
+        disable_env_checker=True,  # both cost every step; the tests run the checker, the environment checks the order
+        order_enforce=False,
+        kwargs={"world": _name},
+    )

@@ -96,6 +96,10 @@ class StorefrontConfig:
             raise ValueError(f"StorefrontConfig.gap_days is {self.gap_days}, expected more than 0")
 
 
+SETTINGS = {"storefront": StorefrontConfig()}
+"""The world that made the sample log."""
+
+
 class Catalogue(NamedTuple):
     """The items; row j describes item j + 1. All float64 but `category`."""
 

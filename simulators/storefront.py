@@ -21,6 +21,7 @@ The formulas are this project's own; those worlds are where their ideas come fro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -30,6 +31,7 @@ from recgym.random import bits, fold, uniform
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users.history import History
+from simulators.catalogue import SETTINGS as SETTINGS
 from simulators.catalogue import StorefrontConfig, make_catalogue, make_population, to_double
 
 CLICK, DWELL, LIKE = 0, 1, 2
@@ -218,6 +220,14 @@ class Storefront:
         click = self.truth(state)["click"]
         loved = self.population.affinity[state.user][:, self.catalogue.category]  # (B, N)
         return click * (1 + foresight * self.catalogue.gain) - restraint * loved
+
+    def bands(self) -> dict[str, Callable[[StorefrontState], Tensor]]:
+        """Scorers of every item, (B, N): the chance of a click; what is popular and good, never twice; the oracle."""
+        return {
+            "myopic": lambda state: self.truth(state)["click"],
+            "rule": lambda state: self.catalogue.attraction + 3 * self.catalogue.gain - 9.0 * state.consumed,
+            "best known": lambda state: self.oracle(state, foresight=3.0),
+        }
 
     def _click_log_odds(self, state: StorefrontState, index: Tensor, *, slotted: bool = True) -> Tensor:
         """Log-odds of a click on items `index` (B, K), 0..N-1; slot k is place k of the slate, or 0 if not slotted."""

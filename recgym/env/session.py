@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recgym.backbones.backbone import Backbone
 from recgym.random import session_keys
-from recgym.types import Observation, Reads, Response
+from recgym.types import Observation, Reads, Response, Visible
 from recgym.users.model import UserModel
 
 S = TypeVar("S")
@@ -99,10 +99,15 @@ class Sessions(Generic[S]):
             )
         self.weights = {name: float(weights[name]) for name in names if name in weights}
         self._columns = {name: names.index(name) for name in self.weights}
-        probe = users.visible(users.reset(session_keys(0, 1))).vector
-        self.device = probe.device
+        probe = users.visible(users.reset(session_keys(0, 1)))
+        self.device = probe.vector.device
         self._weights = torch.tensor([self.weights.get(name, 0.0) for name in names], device=self.device)  # (F,)
-        self.state_width = encoder.width if encoder is not None else probe.shape[1]
+        self.state_width = encoder.width if encoder is not None else _joined(probe).shape[1]
+        if probe.candidates is not None and (encoder is not None or self.config.repeats != "allow"):
+            raise ValueError(
+                "these users bring new candidates each step, whose numbers mean nothing later: "
+                "use repeats='allow' and no encoder"
+            )
 
     def reset(self, keys: Tensor) -> SessionState:
         """Start one session per key, (B,) int64."""
@@ -115,14 +120,28 @@ class Sessions(Generic[S]):
         return SessionState(users, torch.zeros_like(keys), self._mask_at_start(users), encoded)
 
     def observe(self, state: SessionState, reads: Reads = "state") -> Observation:
-        """What the platform sees: the part that a policy `reads`, with context and mask."""
+        """What the platform sees: the part that a policy `reads`, with context and mask.
+
+        Where the users bring candidates, their features stand in the state too, behind the users' visible vector.
+        """
         context = (state.steps / CONTEXT_STEPS).unsqueeze(1)  # (B, 1)
         mask = None if state.shown is None else ~state.shown
         if reads == "state":
-            vector = state.encoded.state if state.encoded is not None else self.users.visible(state.users).vector
-            return Observation(context, state=vector, mask=mask)
+            if state.encoded is not None:
+                return Observation(context, state=state.encoded.state, mask=mask)
+            seen = self.users.visible(state.users)
+            return Observation(context, state=_joined(seen), mask=mask, candidates=seen.candidates)
         items, feedback = self.users.history(state.users)
         return Observation(context, items=items, feedback=feedback, mask=mask)
+
+    def features(self, state: SessionState) -> Tensor:
+        """State and context side by side, (B, D + 1): the observation "state", copied once."""
+        context = (state.steps / CONTEXT_STEPS).unsqueeze(1)  # (B, 1)
+        if state.encoded is not None:
+            return torch.cat([state.encoded.state, context], 1)
+        seen = self.users.visible(state.users)
+        fresh = () if seen.candidates is None else (seen.candidates.flatten(1),)
+        return torch.cat([seen.vector, *fresh, context], 1)
 
     def step(self, state: SessionState, slates: Tensor, *, checked: bool = False) -> tuple[SessionState, Outcome]:
         """Show `slates` (B, K) of item ids 1..N; `checked`: the caller has looked at their shape and range.
@@ -182,6 +201,11 @@ class Sessions(Generic[S]):
         least, most = torch.aminmax(slates)
         if int(least) < 1 or int(most) > self.num_items:
             raise ValueError(f"slates hold item ids {int(least)}..{int(most)}, expected 1..{self.num_items}")
+
+
+def _joined(seen: Visible) -> Tensor:
+    """The visible vector with the candidates' features behind it, (B, D + N X)."""
+    return seen.vector if seen.candidates is None else torch.cat([seen.vector, seen.candidates.flatten(1)], 1)
 
 
 def _refuse_repeats(state: SessionState, slates: Tensor) -> None:

@@ -47,6 +47,8 @@ class Surface:
         probe = sessions.observe(sessions.reset(torch.zeros(1, dtype=torch.int64)), "history")
         assert probe.items is not None
         length = probe.items.shape[1]
+        if length == 0:
+            raise ValueError("these users keep no visible history; use observation='state', or give them a `length`")
         items = gymnasium.spaces.Box(0, num_items, (length,), np.int64)
         context = _box(1, 0.0, (config.max_steps + 1) / CONTEXT_STEPS)
         feedback = {
@@ -57,10 +59,9 @@ class Surface:
 
     def observe(self, state: SessionState) -> Any:
         """Observations of B sessions as numpy: (B, D + 1), or a dict of arrays with leading dimension B."""
-        observation = self.sessions.observe(state, self.reads)
         if self.reads == "state":
-            assert observation.state is not None
-            return torch.cat([observation.state, observation.context], 1).detach().cpu().numpy()
+            return self.sessions.features(state).detach().cpu().numpy()
+        observation = self.sessions.observe(state, self.reads)
         assert observation.items is not None
         assert observation.feedback is not None
         feedback = observation.feedback.cpu()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -45,12 +47,13 @@ def test_showing_a_category_again_bores_and_repeats_are_punished() -> None:
 def test_clickbait_earns_a_click_and_shortens_the_session() -> None:
     world = Storefront()
     assert float(torch.corrcoef(torch.stack([world.catalogue.clickbait, world.catalogue.gain]))[0, 1]) < -0.7
-    from experiments.truth import Oracle, SeeingSessions
+    from experiments.seeing import Oracle, SeeingSessions
 
     config = SessionConfig()
     found = {
         foresight: collect(
-            SeeingSessions(world, config, foresight=foresight, restraint=0.0), Oracle(num_items=500),
+            SeeingSessions(world, config, partial(world.oracle, foresight=foresight, restraint=0.0)),
+            Oracle(num_items=500),
             num_sessions=400, seed=0,
         )
         for foresight in (0.0, 1.0)
@@ -73,7 +76,7 @@ def test_the_sample_log_is_generated_bit_for_bit() -> None:
 
 
 def test_wrong_worlds_and_starts_are_refused() -> None:
-    with pytest.raises(ValueError, match="no world is called 'mars'; there are storefront"):
+    with pytest.raises(ValueError, match="no world is called 'mars'; there are interest-evolution"):
         make_world("mars")
     with pytest.raises(ValueError, match="num_categories is 2"):
         StorefrontConfig(num_categories=2)
