@@ -36,7 +36,7 @@ class SessionsVecEnv(VecEnv):
     def __init__(self, sessions: Sessions[Any], num_envs: int, *, seed: int) -> None:
         """Start no session yet; `reset` does."""
         config = replace(sessions.config, slate_size=1, repeats="allow")
-        self.sessions = Sessions(sessions.users, config, encoder=sessions.encoder)
+        self.sessions = type(sessions)(sessions.users, config, encoder=sessions.encoder)
         high = np.full(sessions.state_width + 1, np.inf, np.float32)
         super().__init__(
             num_envs, gymnasium.spaces.Box(-high, high, dtype=np.float32), gymnasium.spaces.Discrete(sessions.num_items)

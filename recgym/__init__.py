@@ -1,6 +1,6 @@
 """recgym: interaction logs in, a Gymnasium environment of simulated users out; policies scored with intervals.
 
-`import recgym` registers `RecSession-v0`. Public names live in the modules that define them:
+`import recgym` registers `RecSession-v0` and `RecLifetime-v0`. Public names live in the modules that define them:
 
     recgym.logs.readers.read_log         logs of published formats      recgym.env.single.RecSessionEnv
     recgym.logs.pivot.build_sequences    from events to sequences       recgym.env.vector.RecSessionVectorEnv
@@ -17,5 +17,12 @@ gymnasium.register(
     entry_point="recgym.env.single:RecSessionEnv",
     vector_entry_point="recgym.env.vector:RecSessionVectorEnv",
     disable_env_checker=True,  # both cost every step; the tests run the checker, and the environment checks the order
+    order_enforce=False,
+)
+gymnasium.register(
+    id="RecLifetime-v0",
+    entry_point="recgym.env.lifetime_env:RecLifetimeEnv",
+    vector_entry_point="recgym.env.lifetime_env:RecLifetimeVectorEnv",
+    disable_env_checker=True,
     order_enforce=False,
 )

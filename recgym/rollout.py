@@ -75,6 +75,8 @@ class _Steps(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     propensity: Tensor
+    visit: Tensor | None
+    day: Tensor | None
 
 
 @torch.no_grad()
@@ -104,6 +106,7 @@ def _collect_batch(
             _Steps(
                 row, there.context, there.state, there.items, there.feedback, there.mask, action,
                 outcome.response.feedback, outcome.reward, outcome.terminated, outcome.truncated, chance,
+                outcome.visit, outcome.day,
             )
         )  # fmt: skip
         over = outcome.terminated | outcome.truncated
@@ -112,7 +115,7 @@ def _collect_batch(
                 after = sessions.observe(state, "state").state
                 assert after is not None
                 final_state[row[over].cpu()] = after[over].cpu()
-            final_context[row[over].cpu()] = (state.steps[over] / CONTEXT_STEPS).unsqueeze(1).cpu()
+            final_context[row[over].cpu()] = sessions.context(state)[over].cpu()
             row, state = row[~over], _take_sessions(state, ~over)
         step += 1
     return _assemble(found, user, final_context, final_state)
@@ -143,6 +146,8 @@ def _assemble(found: list[_Steps], user: IntArray, final_context: Tensor, final_
         terminated=column("terminated"),
         truncated=column("truncated"),
         propensity=column("propensity"),
+        visit=column("visit"),
+        day=column("day"),
         episode=row[order].cpu().numpy(),
         user=user,
         final_context=final_context.numpy(),

@@ -114,6 +114,8 @@ class Transitions:
     user: IntArray  # (E,) who, for intervals that resample users; index of the session where unknown
     final_context: FloatArray  # (E, 1) the observation after each episode's last step
     final_state: FloatArray | None  # (E, D)
+    visit: IntArray | None = None  # (T,) sessions before the step's, where an episode is a life of several
+    day: FloatArray | None = None  # (T,) days since the life's first session began
 
     @property
     def num_steps(self) -> int:

@@ -167,8 +167,7 @@ class Storefront:
         boredom = state.boredom.scatter_add(1, self.catalogue.category[index], shown) * config.boredom_decay
         misses = torch.where(clicked.any(1), 0, state.misses + 1)
         leaves = draws[:, 0] < torch.sigmoid(self._leave_log_odds(state.user, satisfaction, misses))
-        days = -torch.log(draws[:, 1]) * config.gap_days * torch.exp(-config.gap_satisfaction * satisfaction)
-        gap = torch.where(leaves, days, torch.nan).to(torch.float32)
+        gap = torch.where(leaves, self._days(draws[:, 1], satisfaction), torch.nan).to(torch.float32)
 
         history, consumed = state.history, state.consumed
         for slot in range(slots):
@@ -187,6 +186,15 @@ class Storefront:
             history=history,
         )
         return new, Response(feedback, leaves, gap)
+
+    def away(self, state: StorefrontState) -> Tensor:
+        """Days until each user is back if the session ends now, (B,) float32."""
+        draw = to_double(uniform(fold(fold(state.keys, 0), 1), 1))[:, 0]
+        return self._days(draw, state.satisfaction).to(torch.float32)
+
+    def revisit(self, state: StorefrontState, days: Tensor) -> StorefrontState:  # noqa: ARG002
+        """Begin the next session of every user: the history stays, satisfaction and boredom are forgotten."""
+        return self.begin(fold(fold(state.keys, 0), 2), state.user, ring.of_padded(*ring.ordered(state.history)))
 
     def visible(self, state: StorefrontState) -> Visible:
         """Last feedback (dwell in log(1 + seconds)) and depth in hundreds of steps, (B, F + 1)."""
@@ -241,6 +249,11 @@ class Storefront:
             place = torch.arange(index.shape[1], dtype=torch.float64, device=self.device)
             log_odds = log_odds - config.slot_penalty * place.log1p()
         return log_odds
+
+    def _days(self, draw: Tensor, satisfaction: Tensor) -> Tensor:
+        """Days away from a uniform draw, (B,)."""
+        config = self.config
+        return -torch.log(draw) * config.gap_days * torch.exp(-config.gap_satisfaction * satisfaction)
 
     def _leave_log_odds(self, user: Tensor, satisfaction: Tensor, misses: Tensor) -> Tensor:
         """Log-odds of leaving, (B,), after the step that led to `satisfaction` and `misses`."""

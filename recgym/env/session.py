@@ -37,12 +37,16 @@ class SessionConfig:
     where users consume nothing twice), or "refuse" them with an error."""
     max_steps: int = 50
     """Slates after which a session is truncated."""
+    pessimism: float = 0.0
+    """Subtracted from the reward for each unit of it that the users' ensemble disagrees by (standard deviation)."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
         for name in ("slate_size", "max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not self.pessimism >= 0:
+            raise ValueError(f"pessimism is {self.pessimism}, expected at least 0")
         if self.repeats not in ("allow", "mask", "refuse"):
             raise ValueError(f"repeats is {self.repeats!r}, expected 'allow', 'mask' or 'refuse'")
 
@@ -64,10 +68,15 @@ class Outcome(NamedTuple):
     terminated: Tensor  # (B,) bool: the user left
     truncated: Tensor  # (B,) bool: the session reached `max_steps` with the user still there
     response: Response
+    visit: Tensor | None = None  # (B,) sessions before the one of this step, where lives go on across sessions
+    day: Tensor | None = None  # (B,) days since the first session began, at this step
 
 
 class Sessions(Generic[S]):
     """Steps B sessions at once."""
+
+    calendar_width = 0
+    """Columns that `features` has beside state and context."""
 
     def __init__(
         self, users: UserModel[S], config: SessionConfig | None = None, *, encoder: Backbone | None = None
@@ -99,6 +108,8 @@ class Sessions(Generic[S]):
             )
         self.weights = {name: float(weights[name]) for name in names if name in weights}
         self._columns = {name: names.index(name) for name in self.weights}
+        if self.config.pessimism > 0 and not getattr(users, "members", ()):
+            raise ValueError("pessimism needs users with an ensemble: fit them with `users.ensemble` of at least 2")
         probe = users.visible(users.reset(session_keys(0, 1)))
         self.device = probe.vector.device
         self._weights = torch.tensor([self.weights.get(name, 0.0) for name in names], device=self.device)  # (F,)
@@ -124,7 +135,7 @@ class Sessions(Generic[S]):
 
         Where the users bring candidates, their features stand in the state too, behind the users' visible vector.
         """
-        context = (state.steps / CONTEXT_STEPS).unsqueeze(1)  # (B, 1)
+        context = self.context(state)
         mask = None if state.shown is None else ~state.shown
         if reads == "state":
             if state.encoded is not None:
@@ -134,9 +145,13 @@ class Sessions(Generic[S]):
         items, feedback = self.users.history(state.users)
         return Observation(context, items=items, feedback=feedback, mask=mask)
 
+    def context(self, state: SessionState) -> Tensor:
+        """Slates of this session in hundreds, (B, 1)."""
+        return (state.steps / CONTEXT_STEPS).unsqueeze(1)
+
     def features(self, state: SessionState) -> Tensor:
         """State and context side by side, (B, D + 1): the observation "state", copied once."""
-        context = (state.steps / CONTEXT_STEPS).unsqueeze(1)  # (B, 1)
+        context = self.context(state)
         if state.encoded is not None:
             return torch.cat([state.encoded.state, context], 1)
         seen = self.users.visible(state.users)
@@ -153,6 +168,10 @@ class Sessions(Generic[S]):
             self._check(slates, len(state.steps))
         if self.config.repeats == "refuse":
             _refuse_repeats(state, slates)
+        doubt = None
+        if self.config.pessimism > 0:
+            unsure = self.users.disagreement(state.users, slates)  # type: ignore[attr-defined]
+            doubt = -self.config.pessimism * (unsure.sum(1) @ self._weights.abs())  # (B,)
         users, response = self.users.step(state.users, slates)
         steps = state.steps + 1
         feedback = response.feedback
@@ -160,6 +179,8 @@ class Sessions(Generic[S]):
         earned = amounts * self._weights  # (B, F)
         terms = {name: earned[:, column] for name, column in self._columns.items()}
         reward = earned.sum(1)
+        if doubt is not None:
+            terms["doubt"], reward = doubt, reward + doubt
         truncated = (steps >= self.config.max_steps) & ~response.leaves
         shown = None if state.shown is None else state.shown.scatter_(1, slates - 1, True)
         encoded = state.encoded

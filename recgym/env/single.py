@@ -52,6 +52,7 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
     reward: weight of each kind of feedback.
     repeats: "allow", "mask" (`info["action_mask"]`) or "refuse" with an error.
     max_steps: steps before truncation.
+    pessimism: what a unit of disagreement in the users' ensemble takes from the reward.
     render_mode: None, "ansi" or "rgb_array".
     device: where the users live.
 
@@ -71,14 +72,20 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
         reward: Mapping[str, float] | None = None,
         repeats: Repeats = "allow",
         max_steps: int = 50,
+        pessimism: float = 0.0,
         render_mode: str | None = None,
         device: str = "cpu",
+        sessions: Sessions[Any] | None = None,
     ) -> None:
-        """See the class."""
+        """See the class; `sessions` made elsewhere take the place of users, encoder and what configures them."""
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}, expected None or one of {self.metadata['render_modes']}")
-        config = SessionConfig(slate_size=slate_size, reward=reward, repeats=repeats, max_steps=max_steps)
-        self.sessions = Sessions(resolve_users(users, device=device), config, encoder=resolve_encoder(encoder))
+        if sessions is None:
+            config = SessionConfig(
+                slate_size=slate_size, reward=reward, repeats=repeats, max_steps=max_steps, pessimism=pessimism
+            )
+            sessions = Sessions(resolve_users(users, device=device), config, encoder=resolve_encoder(encoder))
+        self.sessions: Sessions[Any] = sessions
         self.surface = Surface(self.sessions, observation)
         self.observation_space, self.action_space = self.surface.observation_space, self.surface.action_space
         self.render_mode = render_mode

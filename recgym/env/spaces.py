@@ -42,7 +42,7 @@ class Surface:
         )
         self.observation_space: gymnasium.spaces.Space[Any]
         if observation == "state":
-            self.observation_space = _box(sessions.state_width + 1, -_LARGEST, _LARGEST)
+            self.observation_space = _box(sessions.state_width + sessions.calendar_width + 1, -_LARGEST, _LARGEST)
             return
         probe = sessions.observe(sessions.reset(torch.zeros(1, dtype=torch.int64)), "history")
         assert probe.items is not None

@@ -51,9 +51,11 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         reward: Mapping[str, float] | None = None,
         repeats: Repeats = "allow",
         max_steps: int = 50,
+        pessimism: float = 0.0,
         render_mode: str | None = None,
         autoreset: str = "next_step",
         device: str = "cpu",
+        sessions: Sessions[Any] | None = None,
     ) -> None:
         """See `RecSessionEnv` for the arguments; `num_envs` sessions, `autoreset` one of `AUTORESET`."""
         if num_envs < 1:
@@ -62,8 +64,12 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             raise ValueError(f"autoreset is {autoreset!r}, expected one of {AUTORESET}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode is {render_mode!r}, expected None or one of {self.metadata['render_modes']}")
-        config = SessionConfig(slate_size=slate_size, reward=reward, repeats=repeats, max_steps=max_steps)
-        self.sessions = Sessions(resolve_users(users, device=device), config, encoder=resolve_encoder(encoder))
+        if sessions is None:
+            config = SessionConfig(
+                slate_size=slate_size, reward=reward, repeats=repeats, max_steps=max_steps, pessimism=pessimism
+            )
+            sessions = Sessions(resolve_users(users, device=device), config, encoder=resolve_encoder(encoder))
+        self.sessions: Sessions[Any] = sessions
         self.surface = Surface(self.sessions, observation)
         self.num_envs, self.render_mode, self.autoreset = num_envs, render_mode, autoreset
         self.single_observation_space = self.surface.observation_space

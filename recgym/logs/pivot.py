@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from recgym.logs.log import VIEW, InteractionLog, LogError
+from recgym.logs.profiles import profile_of
 from recgym.logs.sequences import Sequences
 from recgym.types import FeedbackKind
 
@@ -62,6 +63,9 @@ def build_sequences(log: InteractionLog, config: SequenceConfig = SequenceConfig
     count = steps.group_by("user", maintain_order=True).len()["len"].to_numpy()
     if log.items is not None:
         catalogue = catalogue.join(log.items, on="item", how="left", maintain_order="left")
+    profile = None if log.users is None else profile_of(log.users, users.to_list())
+    if profile is not None and profile.left_out:
+        notes.append(f"columns of users that describe too few or too many of them, left out: {profile.left_out}")
     repairs = [f"{repair.rule}: {repair.count} (for example {repair.example})" for repair in log.repairs]
     return Sequences(
         offsets=np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
@@ -77,6 +81,8 @@ def build_sequences(log: InteractionLog, config: SequenceConfig = SequenceConfig
         items=catalogue,
         name=log.name,
         notes=tuple(repairs + notes),
+        profile=None if profile is None or not profile.names else profile.values,
+        profile_names=() if profile is None else profile.names,
     )
 
 

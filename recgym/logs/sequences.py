@@ -48,6 +48,10 @@ class Sequences:
     name: str = "log"
     notes: tuple[str, ...] = ()
     """What was repaired on the way from the file to here, counted."""
+    profile: FloatArray | None = field(default=None, repr=False)
+    """Features of each user, (U, P), where the log has any; see `recgym.logs.profiles`."""
+    profile_names: tuple[str, ...] = ()
+    """Their names, P."""
 
     @property
     def num_items(self) -> int:
@@ -124,6 +128,8 @@ class Sequences:
                 np.save(target / f"{name}.npy", getattr(self, name), allow_pickle=False)
             self.items.write_parquet(target / "items.parquet")
             pl.DataFrame({"user": self.users}).write_parquet(target / "users.parquet")
+            if self.profile is not None:
+                np.save(target / "profile.npy", self.profile, allow_pickle=False)
             about: dict[str, Any] = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -131,6 +137,7 @@ class Sequences:
                 "exposures": self.exposures,
                 "kinds": [vars(kind) for kind in self.kinds],
                 "notes": list(self.notes),
+                "profile_names": list(self.profile_names),
                 "steps": self.num_steps,
                 "fingerprint": self.fingerprint(),
             }
@@ -168,10 +175,26 @@ class Sequences:
             raise FormatError(f"{folder / 'offsets.npy'}: does not divide {about['steps']} steps by {len(users)} users")
         if arrays["feedback"].shape != (about["steps"], width):
             raise FormatError(f"{folder / 'feedback.npy'}: shape {arrays['feedback'].shape}, expected {width} kinds")
+        names = tuple(about.get("profile_names", ()))
+        profile = None
+        if names:
+            try:
+                profile = np.load(folder / "profile.npy", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise FormatError(f"{folder / 'profile.npy'}: missing or damaged ({error})") from error
+            if profile.shape != (len(users), len(names)):
+                raise FormatError(f"{folder / 'profile.npy'}: shape {profile.shape}, expected {len(users), len(names)}")
         return cls(
-            **arrays, kinds=tuple(FeedbackKind(**kind) for kind in about["kinds"]), exposures=about["exposures"],
-            users=users, items=items, name=about["name"], notes=tuple(about["notes"]),
-        )  # fmt: skip
+            **arrays,
+            kinds=tuple(FeedbackKind(**kind) for kind in about["kinds"]),
+            exposures=about["exposures"],
+            users=users,
+            items=items,
+            name=about["name"],
+            notes=tuple(about["notes"]),
+            profile=profile,
+            profile_names=names,
+        )
 
 
 def windows(sequences: Sequences, steps: IntArray, length: int) -> tuple[IntArray, FloatArray]:
@@ -196,6 +219,8 @@ class Starts:
     user: Tensor  # (P,) int64: index into `Sequences.users`
     items: Tensor  # (P, L) int64, left-padded
     feedback: Tensor  # (P, L, F) float32
+    time: Tensor | None = None  # (P,) int64 seconds since the epoch; None: not known
+    profile: Tensor | None = None  # (P, X) float32 features of the user; None: the log has none
 
     def __post_init__(self) -> None:
         """Check the shapes."""
@@ -211,7 +236,9 @@ class Starts:
         first = sequences.session_bounds[sessions]  # (P,)
         items, feedback = windows(sequences, first, length)
         user = sequences.user_of_step[first]
-        return cls(torch.from_numpy(user), torch.from_numpy(items), torch.from_numpy(feedback))
+        time = torch.from_numpy(np.asarray(sequences.time[first], np.int64))
+        profile = None if sequences.profile is None else torch.from_numpy(sequences.profile[user])
+        return cls(torch.from_numpy(user), torch.from_numpy(items), torch.from_numpy(feedback), time, profile)
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -46,6 +46,12 @@ class UserConfig:
     """Logs without exposures only: negatives are drawn by popularity with this chance, else uniformly."""
     ignored_hazard: float = 1.0
     """Logs without exposures only: hazard of leaving after an ignored item, as a multiple of after a consumed one."""
+    ensemble: int = 2
+    """More sets of heads, each fitted to resampled sessions: their disagreement says where the users are guesswork."""
+    propensity_clip: float = 0.0
+    """Largest weight of a step by inverse propensity, where the log has propensities; 0: all steps count the same."""
+    churn_days: float = 30.0
+    """A user away for longer counts as churned; where the log is shorter, the log's length."""
     max_starts: int = 2048
     """Logged session starts kept for `reset`."""
     start_megabytes: int = 128
@@ -55,10 +61,10 @@ class UserConfig:
 
     def __post_init__(self) -> None:
         positive = ("width", "leave_width", "item_width", "epochs", "patience", "batch_size", "max_slates", "negatives")
-        for name in (*positive, "max_starts", "start_megabytes", "learning_rate"):
+        for name in (*positive, "max_starts", "start_megabytes", "learning_rate", "churn_days"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number")
-        for name in ("weight_decay", "item_decay", "censor_seconds", "ignored_hazard"):
+        for name in ("weight_decay", "item_decay", "censor_seconds", "ignored_hazard", "ensemble", "propensity_clip"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number of at least 0")
         for name in ("repeat_threshold", "popularity_weight"):

@@ -7,12 +7,15 @@ base_rate / (1 - base_rate) times the density ratio of consumed to sampled items
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from recgym.backbones.backbone import Backbone
+from recgym.backbones.encoding import encode_sessions
 from recgym.logs.sequences import Sequences, Starts
 from recgym.logs.splits import TEST, TRAIN, VALIDATION, Roles, sessions_of
 from recgym.random import session_keys
@@ -22,6 +25,7 @@ from recgym.users.calibration import Fit, fit_amount, fit_binary, leaving_scores
 from recgym.users.config import UserConfig
 from recgym.users.learned import LearnedUsers
 from recgym.users.reading import Reader, happened, in_batches, judge, make_reader
+from recgym.users.returning import EDGES, Returning, fit_returning, read_visits
 from recgym.users.slates import Slates, read_slates, seen_before
 
 _WEIGHT_OF_LEAVING = 0.3
@@ -54,16 +58,25 @@ def fit_users(
     generator = torch.Generator().manual_seed(int(session_keys(config.seed, 1)) % 2**32)
     chosen = _thinned(sequences, parts[TRAIN], config.max_slates, generator)
     train, held_out = (
-        read_slates(backbone, sequences, sessions, censor_seconds=config.censor_seconds, progress=progress)
+        read_slates(
+            backbone, sequences, sessions, censor_seconds=config.censor_seconds,
+            propensity_clip=config.propensity_clip, progress=progress,
+        )
         for sessions in (chosen, parts[VALIDATION])
-    )
-    reader = make_reader(sequences, roles, backbone, config, train)
-    _fit(reader, train, held_out, generator, progress)
-    _calibrate(reader, held_out, generator)
-    reader.heads.requires_grad_(False).eval()
+    )  # fmt: skip
+    readers = []
+    for member in range(1 + config.ensemble):
+        reader = make_reader(sequences, roles, backbone, replace(config, seed=config.seed + 1000 * member), train)
+        _fit(reader, _resampled(train, generator) if member else train, held_out, generator, progress)
+        _calibrate(reader, held_out, generator)
+        reader.heads.requires_grad_(False).eval()
+        readers.append(reader)
+    reader, *others = readers
     return LearnedUsers(
         backbone=backbone,
         heads=reader.heads,
+        members=tuple(other.heads for other in others),
+        returning=_returning(sequences, roles, backbone, config),
         topics=reader.topics,
         kinds=sequences.kinds,
         exposures=sequences.exposures,
@@ -95,7 +108,10 @@ def losses(reader: Reader, slates: Slates, generator: torch.Generator) -> Tensor
         count = asked.sum().clamp_min(1) if reader.exposures else torch.tensor(len(asked))
         share = asked.sum() / len(asked)
         if kind.type == "binary":
-            error = nn.functional.binary_cross_entropy_with_logits(logit[:, 0], (amount > 0).float(), reduction="none")
+            happens = (amount > 0).float()
+            error = nn.functional.binary_cross_entropy_with_logits(
+                logit[:, 0], happens, weight=slates.weight, reduction="none"
+            )
         else:
             mean, scale = reader.heads.amount[:2, column]
             error = 0.5 * (logit[:, 0] - (amount.clamp_min(1e-9).log() - mean) / scale) ** 2
@@ -189,6 +205,31 @@ def _repeats(slates: Slates) -> float:
     consumed = slates.feedback[:, 0] > 0
     seen = seen_before(slates.history, slates.consumed, slates.item.unsqueeze(1))[:, 0]
     return float(seen[consumed].mean()) if bool(consumed.any()) else 0.0
+
+
+def _resampled(slates: Slates, generator: torch.Generator) -> Slates:
+    """As many sessions, drawn with replacement. Source: Efron (1979), the bootstrap, by session."""
+    count = int(slates.session[-1]) + 1
+    times = torch.bincount(torch.randint(count, (count,), generator=generator), minlength=count)
+    return take(slates, torch.repeat_interleave(torch.arange(len(slates.item)), times[slates.session]))
+
+
+def _returning(sequences: Sequences, roles: Roles, backbone: Backbone, config: UserConfig) -> Returning | None:
+    """The model of returns: fitted on what was known when the training part ended, calibrated on the next part."""
+    first = sequences.session_bounds[:-1]
+    begin = {role: sequences.time[first[roles[first] == role]] for role in (TRAIN, VALIDATION, TEST)}
+    end = float(np.max(sequences.time))
+    visits = []
+    for role, following in ((TRAIN, VALIDATION), (VALIDATION, TEST)):
+        sessions = sessions_of(sequences, roles, role)
+        later = begin[following]
+        in_time = len(later) > 0 and int(begin[role].max()) <= int(later.min())  # not so under leave-one-out
+        until = float(later.min()) if in_time else end
+        encoded = encode_sessions(backbone, sequences, sessions)
+        visits.append(read_visits(sequences, sessions, encoded, until=until, length=backbone.config.length))
+    most = min(config.churn_days, (end - float(np.min(sequences.time))) / 86_400)
+    edges = tuple(edge for edge in EDGES if edge < most)
+    return fit_returning(*visits, seed=config.seed, length=backbone.config.length, edges=(*edges, most))
 
 
 def _starts(

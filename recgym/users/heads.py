@@ -32,6 +32,8 @@ class HeadShape:
     width: int = 64
     leave_width: int = 32
     item_width: int = 16
+    context_width: int = 0
+    """Columns of what is known before a session begins."""
 
 
 class Shown(NamedTuple):
@@ -68,6 +70,7 @@ class Heads(nn.Module):
         self.leave_mix = nn.Linear(width + _INPUTS + kinds, shape.leave_width, bias=False)
         self.leave_out = nn.Linear(shape.leave_width, 1)
         self.leave_direct = nn.Linear(_INPUTS + kinds, 1, bias=False)
+        self.context = nn.Parameter(torch.zeros(kinds + 1, shape.context_width))
         self.register_buffer("score_scale", torch.tensor([0.0, 1.0]))
         self.register_buffer("slope", torch.ones(kinds + 1))
         self.register_buffer("intercept", torch.zeros(kinds + 1))
@@ -83,6 +86,10 @@ class Heads(nn.Module):
         mean, scale = self.score_scale
         row = self.item_row(torch.cat([vectors, self.item_embedding[items]], -1))
         return torch.cat([row, vectors / scale, ((bias - mean) / scale).unsqueeze(-1)], -1)
+
+    def offsets(self, context: Tensor) -> Tensor:
+        """What is known before a session moves its log-odds by this, (B, C) -> (B, F + 1): feedback, then leaving."""
+        return linear(context, self.context)
 
     def weights(self) -> HeadWeights:
         """The weights as plain tensors, side by side where they read the same input."""

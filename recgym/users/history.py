@@ -61,6 +61,16 @@ def _first_slots(batch: int, length: int, device: torch.device) -> Tensor:
     return torch.arange(batch, device=device) * length
 
 
+def total_since(history: History) -> Tensor:
+    """Feedback summed over what was pushed since the ring was made, as far as it reaches back, (B, F)."""
+    length = history.items.shape[1]
+    age = torch.arange(length, device=history.pushes.device)
+    slots = (history.pushes.unsqueeze(1) - 1 - age).remainder(length)  # (B, L) latest first
+    rows = torch.arange(len(slots), device=slots.device).unsqueeze(1)  # (B, 1)
+    pushed = age < history.pushes.unsqueeze(1)  # (B, L)
+    return (history.feedback[rows, slots] * pushed.unsqueeze(2)).sum(1)
+
+
 def ordered(history: History) -> tuple[Tensor, Tensor]:
     """Items (B, L) and feedback (B, L, F), most recent last, padding on the left."""
     batch, length = history.items.shape

@@ -14,15 +14,22 @@ from torch import Tensor
 
 from recgym.backbones.backbone import Backbone, module_of
 from recgym.logs.sequences import Starts
-from recgym.random import bits, fold, normal, uniform_at
+from recgym.random import bits, fold, normal, uniform, uniform_at
 from recgym.trees import leaves, take
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users import recent as memory
+from recgym.users.context import context_of
 from recgym.users.heads import Heads, Shown
 from recgym.users.history import History
 from recgym.users.recent import Recent
+from recgym.users.returning import Returning
 from recgym.users.slates import seen_before
+
+_RESET = 0
+"""Stream of a session's key for all that is not a step, and under it: intercepts, days away, the next session's key."""
+_MOOD, _AWAY, _NEXT = 1, 2, 3
+_SECONDS_A_DAY = 86_400.0
 
 
 class LearnedState(NamedTuple):
@@ -30,7 +37,10 @@ class LearnedState(NamedTuple):
 
     keys: Tensor  # (B,) int64 session keys
     depth: Tensor  # (B,) int64 slates met
+    visit: Tensor  # (B,) int64 sessions before this one, since `reset`
+    start: Tensor  # (B,) int64: row of `starts`
     user: Tensor  # (B,) int64: whose logged session this started from
+    clock: Tensor  # (B,) float64 seconds since the epoch when this session began
     cache: Any  # the backbone's, with `state` (B, D)
     history: History  # the last L steps
     recent: Recent
@@ -52,6 +62,8 @@ class LearnedUsers:
         ignored_hazard: float,
         starts: Starts,
         start_megabytes: int = 128,
+        members: tuple[Heads, ...] = (),
+        returning: Returning | None = None,
         name: str = "log",
         item_titles: tuple[str, ...] | None = None,
         item_categories: tuple[str, ...] | None = None,
@@ -68,6 +80,8 @@ class LearnedUsers:
             ignored_hazard: hazard after an ignored item, over that after a consumed one (logs without exposures).
             starts: where sessions start.
             start_megabytes: memory for encoded starts; if they need more, the first that fit are kept.
+            members: more heads fitted to resampled sessions, for `disagreement`.
+            returning: when users come back; None: the log does not say.
             name: of the log.
             item_titles: of each item, for people.
             item_categories: of each item, for people.
@@ -78,11 +92,14 @@ class LearnedUsers:
         self.name, self.item_titles, self.item_categories = name, item_titles, item_categories
         self.num_items = backbone.num_items
         self.start_megabytes = start_megabytes
+        self.members = members
+        self.returning = returning
         self._given = _dependencies(kinds)
         weights = next(module_of(backbone).parameters())
         self.device = weights.device
         self.topics = topics.to(self.device)
-        self.heads.to(self.device)
+        for part in (self.heads, *members, *(() if returning is None else (returning,))):
+            part.requires_grad_(False).eval().to(self.device)
         self._traces = memory.trace_weights(device=self.device)
         count = len(kinds)
         self._slope, self._leave_slope = heads.slope[:count], heads.slope[count]  # views, as are the amounts
@@ -96,24 +113,71 @@ class LearnedUsers:
             everything = torch.arange(self.num_items + 1, device=self.device)
             self._rows = self.heads.rows(everything, vectors, bias)  # (N + 1, R)
             self._weights = self.heads.weights()
+            self._others = [(other, other.rows(everything, vectors, bias), other.weights()) for other in members]
             self.starts, self._caches = self._encode(starts)
+            never = torch.zeros(len(self.starts.user), device=self.device)
+            self._times = (never if self.starts.time is None else self.starts.time).to(torch.float64)
 
     def reset(self, keys: Tensor) -> LearnedState:
         """Start one session per key (B,), each at a logged start."""
         keys = keys.to(self.device)
-        key = fold(keys, 0)
-        row = bits(key, 1)[:, 0] % len(self.starts.user)  # (B,) the same rule as in known worlds
-        luck = normal(fold(key, 1), len(self.kinds) + 1)
-        effects = torch.addcmul(self.heads.intercept, luck, self.heads.effect_scale)
+        row = bits(fold(keys, _RESET), 1)[:, 0] % len(self.starts.user)  # (B,) the same rule as in known worlds
+        clock = self._times[row]
         return LearnedState(
             keys=keys,
             depth=torch.zeros_like(keys),
+            visit=torch.zeros_like(keys),
+            start=row,
             user=self.starts.user[row],
+            clock=clock,
             cache=take(self._caches, row),
             history=ring.of_padded(self.starts.items[row], self.starts.feedback[row]),
             recent=memory.fresh(len(keys), device=self.device),
-            effects=effects,
+            effects=self._mood(keys, row, clock),
         )
+
+    def away(self, state: LearnedState) -> Tensor:
+        """Days until each user is back if the session ends now, (B,) float32; inf: never; nan: not modelled."""
+        if self.returning is None:
+            return torch.full((len(state.keys),), torch.nan, device=self.device)
+        depth, sums = state.depth.to(torch.float32), ring.total_since(state.history)
+        log_odds = self.returning.log_odds(state.cache.state, depth, sums)
+        return self.returning.draw(log_odds, uniform(fold(fold(state.keys, _RESET), _AWAY), 2))
+
+    def revisit(self, state: LearnedState, days: Tensor) -> LearnedState:
+        """Begin the next session of every user after `days` (B,): history and taste stay, mood and memory are new."""
+        keys = fold(fold(state.keys, _RESET), _NEXT)
+        clock = state.clock + days.to(torch.float64) * _SECONDS_A_DAY
+        return LearnedState(
+            keys=keys,
+            depth=torch.zeros_like(state.depth),
+            visit=state.visit + 1,
+            start=state.start,
+            user=state.user,
+            clock=clock,
+            cache=state.cache,
+            history=ring.of_padded(*ring.ordered(state.history)),
+            recent=memory.fresh(len(keys), device=self.device),
+            effects=self._mood(keys, state.start, clock),
+        )
+
+    def disagreement(self, state: LearnedState, slates: Tensor) -> Tensor:
+        """Standard deviation over the ensemble of what each item is expected to bring, (B, K, F), before `step`.
+
+        Raises:
+            ValueError: there is no ensemble.
+        """
+        if not self.members:
+            raise ValueError("these users have no ensemble: fit them with `users.ensemble` of at least 2")
+        features, seen = self._situation(state, slates, self.topics[slates])
+        context = self._context(state.start, state.clock)
+        found = []
+        for heads, rows, weights in ((self.heads, self._rows, self._weights), *self._others):
+            logits = weights.show(state.cache.state, rows[slates], features, seen).logits
+            count = len(self.kinds)
+            shift = heads.intercept + heads.slope * heads.offsets(context)  # (B, F + 1)
+            found.append(self._expected(heads, logits * heads.slope[:count] + shift[:, None, :count], seen))
+        return torch.stack(found).std(0)
 
     def step(self, state: LearnedState, slates: Tensor) -> tuple[LearnedState, Response]:
         """React to `slates` (B, K) of item ids 1..N."""
@@ -136,8 +200,13 @@ class LearnedUsers:
             cache, _ = self.backbone.advance(cache, item, reaction)
             history = ring.push(history, item, reaction, gaps=not self.exposures)
         recent = memory.remember(state.recent, topics, positive, met)
-        new = LearnedState(state.keys, depth, state.user, cache, history, recent, state.effects)
-        return new, Response(feedback, leaves, self._not_modelled.expand(batch))
+        new = state._replace(depth=depth, cache=cache, history=history, recent=recent)
+        gap = self._not_modelled.expand(batch)
+        if self.returning is not None and bool(leaves.any()):
+            gone = leaves.nonzero()[:, 0]
+            gap = gap.clone()
+            gap[gone] = self.away(take(new, gone))
+        return new, Response(feedback, leaves, gap)
 
     def visible(self, state: LearnedState) -> Visible:
         """The backbone's state, (B, D)."""
@@ -155,7 +224,7 @@ class LearnedUsers:
         slots = torch.zeros_like(every)
         logits = self._weights.show(state.cache.state, rows, features, seen, slots).logits  # (B, N, F)
         logits = torch.addcmul(state.effects[:, None, : len(self.kinds)], logits, self._slope)
-        found = {"start": bits(fold(state.keys, 0), 1)[:, 0] % len(self.starts.user)}
+        found = {"start": state.start}
         for column, kind in enumerate(self.kinds):
             if kind.type == "binary":
                 chance = torch.sigmoid(logits[:, :, column])
@@ -183,6 +252,37 @@ class LearnedUsers:
             columns.append(amount)
         return torch.stack(columns, 2)
 
+    def _expected(self, heads: Heads, logits: Tensor, seen: Tensor) -> Tensor:
+        """Expected amount of each kind from calibrated log-odds, (B, K, F) -> (B, K, F)."""
+        columns: list[Tensor] = []
+        for column, kind in enumerate(self.kinds):
+            if kind.type == "real":
+                mean, scale, least, most, _ = heads.amount[:, column]
+                log_mean = mean + scale * logits[:, :, column] + heads.residual[column] ** 2 / 2
+                amount = log_mean.exp().clamp(least, most)
+            else:
+                amount = torch.sigmoid(logits[:, :, column])
+            if column == 0 and not self.repeats:
+                amount = amount * (1 - seen)
+            if (given := self._given[column]) is not None and self.kinds[given].type == "binary":
+                amount = amount * columns[given]
+            columns.append(amount)
+        return torch.stack(columns, 2)
+
+    def _mood(self, keys: Tensor, start: Tensor, clock: Tensor) -> Tensor:
+        """A session's intercepts, (B, F + 1): calibration, what the clock and the profile say, and its own."""
+        luck = normal(fold(fold(keys, _RESET), _MOOD), len(self.kinds) + 1)
+        own = torch.addcmul(self.heads.intercept, luck, self.heads.effect_scale)
+        if not self.heads.shape.context_width:
+            return own
+        return torch.addcmul(own, self.heads.offsets(self._context(start, clock)), self.heads.slope)
+
+    def _context(self, start: Tensor, clock: Tensor) -> Tensor:
+        """Clock and profile, as wide as the heads read, (B, C)."""
+        if not self.heads.shape.context_width:
+            return torch.zeros(len(start), 0, device=self.device)
+        return context_of(clock, None if self.starts.profile is None else self.starts.profile[start])
+
     def _hazard(self, shown: Shown, feedback: Tensor, positive: Tensor, effect: Tensor) -> Tensor:
         """Chance of leaving now, (B,)."""
         if self.exposures:
@@ -209,9 +309,8 @@ class LearnedUsers:
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(one))
         count = min(len(starts.user), max(1, self.start_megabytes * 1_000_000 // size))
         rows = slice(0, count)
-        kept = Starts(
-            starts.user[rows].to(self.device), starts.items[rows].to(self.device), starts.feedback[rows].to(self.device)
-        )
+        parts = (starts.user, starts.items, starts.feedback, starts.time, starts.profile)
+        kept = Starts(*(None if part is None else part[rows].to(self.device) for part in parts))  # type: ignore[arg-type]
         return kept, self.backbone.prefill(kept.items, kept.feedback)
 
 

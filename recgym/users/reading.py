@@ -50,14 +50,17 @@ class Reader:
         features = torch.cat([lately, usually], 2)
         rows = self.heads.rows(offered, self.vectors[offered], self.bias[offered])
         slots = slates.slot.unsqueeze(1).expand_as(offered)
-        return self.heads.weights().show(
+        shown = self.heads.weights().show(
             slates.state, rows, features, seen_before(slates.history, slates.consumed, offered), slots
         )
+        offsets = self.heads.offsets(slates.context)[:, None, : len(self.kinds)]  # (B, 1, F)
+        return shown._replace(logits=shown.logits + offsets)
 
     def leave(self, slates: Slates, shown: Shown) -> Tensor:
         """Log-odds of leaving after the feedback to the logged item, which `shown` has first, (B,)."""
         own = Shown(shown.logits[:, :1], shown.hidden[:, :1], shown.inputs[:, :1], shown.leave_state)
-        return self.heads.weights().leave(own, slates.feedback.unsqueeze(1))
+        offset = self.heads.offsets(slates.context)[:, len(self.kinds)]
+        return self.heads.weights().leave(own, slates.feedback.unsqueeze(1)) + offset
 
     def _negatives(self, slates: Slates, generator: torch.Generator) -> Tensor:
         shape = (len(slates.item), self.config.negatives)
@@ -80,6 +83,7 @@ def make_reader(sequences: Sequences, roles: Roles, backbone: Backbone, config: 
                 width=config.width,
                 leave_width=config.leave_width,
                 item_width=config.item_width,
+                context_width=slates.context.shape[1],
             )
         )
     with torch.no_grad():
@@ -136,7 +140,7 @@ class Judged(NamedTuple):
             return Scores(*parts)
         asked = happened(reader.kinds, column, slates.feedback)
         logit, amount = self.logits[asked, 0, column], slates.feedback[asked, column]
-        return Scores(logit, (amount > 0).float(), torch.ones_like(logit), slates.session[asked])
+        return Scores(logit, (amount > 0).float(), slates.weight[asked], slates.session[asked])
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from recgym.backbones.encoding import encode_sessions
 from recgym.logs.sequences import Sequences, batches, windows
 from recgym.types import IntArray
 from recgym.users import recent as memory
+from recgym.users.context import context_of
 from recgym.users.recent import Recent
 
 
@@ -29,6 +30,8 @@ class Slates(NamedTuple):
     leaves: Tensor  # (M',) float32: 1 where the session ended here
     known: Tensor  # (M',) bool: whether it is known that it did or did not
     session: Tensor  # (M',) int64 0..S'-1
+    context: Tensor  # (M', C) what was known when the session began: `recgym.users.context`
+    weight: Tensor  # (M',) float32 by which the step counts, mean 1: inverse propensities, where they are known
 
 
 def topics_of(sequences: Sequences) -> Tensor:
@@ -44,7 +47,13 @@ def seen_before(history: Tensor, consumed: Tensor, items: Tensor) -> Tensor:
 
 
 def read_slates(
-    backbone: Backbone, sequences: Sequences, sessions: IntArray, *, censor_seconds: float, progress: bool = False
+    backbone: Backbone,
+    sequences: Sequences,
+    sessions: IntArray,
+    *,
+    censor_seconds: float,
+    propensity_clip: float = 0.0,
+    progress: bool = False,
 ) -> Slates:
     """Read the given sessions (S',) of the log.
 
@@ -53,6 +62,7 @@ def read_slates(
         sequences: the log.
         sessions: numbers of sessions.
         censor_seconds: a session active this close to the end of the log may have gone on: its end is not known.
+        propensity_clip: largest weight of a step, where a uniform logger's steps weigh 1; 0: all steps count the same.
         progress: show a progress bar.
     """
     steps, state, _ = encode_sessions(backbone, sequences, sessions, progress=progress)
@@ -82,7 +92,29 @@ def read_slates(
         leaves=torch.from_numpy(leaves),
         known=torch.from_numpy(known),
         session=torch.from_numpy(np.repeat(np.arange(len(sessions)), size)),
+        context=_context(sequences, sessions)[np.repeat(np.arange(len(sessions)), size)],
+        weight=_weights(sequences, steps, propensity_clip),
     )
+
+
+def _context(sequences: Sequences, sessions: IntArray) -> Tensor:
+    """Clock and profile at the start of each session, (S', C)."""
+    first = sequences.session_bounds[sessions]
+    time = torch.from_numpy(np.asarray(sequences.time[first], np.int64))
+    if sequences.profile is None:
+        return context_of(time, None)
+    return context_of(time, torch.from_numpy(sequences.profile[sequences.user_of_step[first]]))
+
+
+def _weights(sequences: Sequences, steps: IntArray, clip: float) -> Tensor:
+    """min(1 / (N propensity), clip), scaled to mean 1, (M',); 1 where the propensity is not known."""
+    chance = np.asarray(sequences.propensity[steps], np.float64)
+    known = np.isfinite(chance) & (chance > 0) & (clip > 0)
+    weight = np.ones(len(steps))
+    weight[known] = np.minimum(1 / (sequences.num_items * chance[known]), clip)
+    if known.any():
+        weight[known] /= weight[known].mean()
+    return torch.from_numpy(weight.astype(np.float32))
 
 
 def _memories(topics: Tensor, first_feedback: Tensor, size: IntArray) -> Recent:

@@ -19,8 +19,9 @@ from recgym.logs.sequences import Starts
 from recgym.types import FeedbackKind
 from recgym.users.heads import Heads, HeadShape
 from recgym.users.learned import LearnedUsers
+from recgym.users.returning import Returning, ReturnShape
 
-FORMAT, VERSION = "recgym-users", 1
+FORMAT, VERSION = "recgym-users", 2
 WEIGHTS = "weights.safetensors"
 
 
@@ -34,6 +35,13 @@ def save_users(users: LearnedUsers, folder: Path | str) -> None:
         "starts.items": starts.items.to(torch.int32),
         "starts.feedback": starts.feedback,
     }
+    for name, part in (("time", starts.time), ("profile", starts.profile)):
+        if part is not None:
+            tensors[f"starts.{name}"] = part
+    for place, member in enumerate(users.members):
+        tensors |= {f"member{place}.{name}": tensor for name, tensor in member.state_dict().items()}
+    if users.returning is not None:
+        tensors |= {f"returning.{name}": tensor for name, tensor in users.returning.state_dict().items()}
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     about: dict[str, Any] = {
         "format": FORMAT,
@@ -45,6 +53,8 @@ def save_users(users: LearnedUsers, folder: Path | str) -> None:
         "ignored_hazard": users.ignored_hazard,
         "start_megabytes": users.start_megabytes,
         "heads": dataclasses.asdict(users.heads.shape),
+        "members": len(users.members),
+        "returning": None if users.returning is None else dataclasses.asdict(users.returning.shape),
         "item_titles": users.item_titles,
         "item_categories": users.item_categories,
         "backbone": fingerprint(users.backbone),
@@ -85,19 +95,32 @@ def _load(folder: Path, device: torch.device | str) -> LearnedUsers:
     module_of(backbone).requires_grad_(False).to(device)
     try:
         tensors = safetensors.torch.load(data)
-        heads = Heads(HeadShape(**about["heads"]))
-        heads.load_state_dict(_under("heads.", tensors))
-        heads.requires_grad_(False)
+        heads, *members = (
+            _heads(about, _under(prefix, tensors))
+            for prefix in ("heads.", *(f"member{place}." for place in range(about["members"])))
+        )
+        returning = None
+        if about["returning"] is not None:
+            returning = Returning(ReturnShape(**{**about["returning"], "edges": tuple(about["returning"]["edges"])}))
+            returning.load_state_dict(_under("returning.", tensors))
         starts = _under("starts.", tensors)
         return LearnedUsers(
             backbone=backbone,
-            heads=heads.to(device),
+            heads=heads,
+            members=tuple(members),
+            returning=returning,
             topics=tensors["topics"].to(torch.int64),
             kinds=tuple(FeedbackKind(**kind) for kind in about["kinds"]),
             exposures=about["exposures"],
             repeats=about["repeats"],
             ignored_hazard=about["ignored_hazard"],
-            starts=Starts(starts["user"].to(torch.int64), starts["items"].to(torch.int64), starts["feedback"]),
+            starts=Starts(
+                starts["user"].to(torch.int64),
+                starts["items"].to(torch.int64),
+                starts["feedback"],
+                starts.get("time"),
+                starts.get("profile"),
+            ),
             start_megabytes=about["start_megabytes"],
             name=about["name"],
             item_titles=_texts(about["item_titles"]),
@@ -105,6 +128,12 @@ def _load(folder: Path, device: torch.device | str) -> LearnedUsers:
         )
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise FormatError(f"{path}: does not describe users with the tensors of {WEIGHTS}: {error}") from error
+
+
+def _heads(about: dict[str, Any], tensors: dict[str, Tensor]) -> Heads:
+    heads = Heads(HeadShape(**about["heads"]))
+    heads.load_state_dict(tensors)
+    return heads
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,52 @@
+"""What a log says about its users, as numbers: text with few values as zeros and ones, amounts standardised."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from recgym.types import FloatArray
+
+MOST_VALUES = 30
+"""Text columns with more values than this identify users (such as postal codes) rather than describe them."""
+LEAST_AMOUNTS = 10
+"""Numbers with fewer values than this are codes, and become zeros and ones."""
+
+
+class Profile(NamedTuple):
+    """Features of U users."""
+
+    values: FloatArray  # (U, P)
+    names: tuple[str, ...]  # P names, such as "occupation=writer" or "age"
+    left_out: tuple[str, ...]  # columns with too many values
+
+
+def profile_of(table: pl.DataFrame, users: list[str]) -> Profile:
+    """Features of `users` from a table with a column `user`; who is not in it gets zeros (the average user)."""
+    rows = pl.DataFrame({"user": users}).join(table, on="user", how="left", maintain_order="left")
+    columns: list[FloatArray] = []
+    names: list[str] = []
+    left_out: list[str] = []
+    for name in table.columns:
+        if name == "user":
+            continue
+        number = rows[name].cast(pl.Float64, strict=False)
+        numeric = int(number.is_not_null().sum()) == int(rows[name].is_not_null().sum())
+        if numeric and number.n_unique() >= LEAST_AMOUNTS:
+            known = number.to_numpy()
+            spread = float(np.nanstd(known)) or 1.0
+            columns.append(np.nan_to_num((known - np.nanmean(known)) / spread).astype(np.float32))
+            names.append(name)
+            continue
+        text = rows[name].cast(pl.String)
+        values = sorted(text.drop_nulls().unique().to_list())
+        if len(values) > MOST_VALUES or len(values) < 2:
+            left_out.append(name)
+            continue
+        for value in values:
+            columns.append((text == value).fill_null(value=False).to_numpy().astype(np.float32))
+            names.append(f"{name}={value}")
+    stacked = np.stack(columns, 1) if columns else np.zeros((len(users), 0), np.float32)
+    return Profile(stacked.astype(np.float32), tuple(names), tuple(left_out))
