@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gymnasium
 
-from simulators.registry import WORLDS, World, make_world
+from simulators.registry import make_world
+from simulators.worlds import WORLDS, World
 
 __all__ = ["WORLDS", "World", "make_world"]
 

@@ -1,18 +1,18 @@
-"""Every known world by name: where it is, which of its settings it is, and how a platform meets it."""
+"""From the name of a known world to its users, and to the environments under its Gymnasium id."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from recgym.env.session import SessionConfig
 from recgym.env.single import RecSessionEnv
 from recgym.env.vector import RecSessionVectorEnv
 from recgym.users.model import UserModel
+from simulators.worlds import WORLDS
 
 Scorer = Callable[[Any], Tensor]
 """From the whole state of a world, hidden part included, to scores of every item, (B, N)."""
@@ -26,79 +26,6 @@ class KnownWorld(UserModel[Any], Protocol):
     def bands(self) -> dict[str, Scorer]:
         """Scorers by name: "myopic", "rule" (the best simple heuristic), "best known"."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """One setting of one world."""
-
-    entry_point: str
-    """"module:Class" of the user model."""
-    gym_id: str
-    """Gymnasium id."""
-    reward: str
-    """Kind of feedback that is the published reward."""
-    slate_size: int = 1
-    """Published slate, K."""
-    max_steps: int = 100
-    """Published horizon in slates; where users leave by themselves, a bound that they hardly reach."""
-    files: bool = False
-    """Needs `path`, a file or folder of the user's."""
-    source: str = ""
-    """Published figures to compare a band with, and where they are from."""
-
-    def session_config(self) -> SessionConfig:
-        """How a platform meets it."""
-        return SessionConfig(slate_size=self.slate_size, max_steps=self.max_steps, reward={self.reward: 1.0})
-
-
-WORLDS: dict[str, World] = {
-    "storefront": World(
-        entry_point="simulators.storefront:Storefront", gym_id="Storefront-v0", reward="click", max_steps=50
-    ),
-    "interest-evolution": World(
-        entry_point="simulators.interest_evolution:InterestEvolution",
-        gym_id="InterestEvolution-v0",
-        reward="watch",
-        slate_size=3,
-        max_steps=500,
-        source="RecSim: random 159.8, myopic 166.8, topic mean quality 264.7, SlateQ 174.6",
-    ),
-    "interest-evolution-fixed": World(
-        entry_point="simulators.interest_evolution:InterestEvolution",
-        gym_id="InterestEvolutionFixed-v0",
-        reward="watch",
-        slate_size=3,
-        max_steps=500,
-    ),
-    "interest-exploration": World(
-        entry_point="simulators.interest_exploration:InterestExploration",
-        gym_id="InterestExploration-v0",
-        reward="click",
-        slate_size=2,
-    ),
-    "interest-exploration-repaired": World(
-        entry_point="simulators.interest_exploration:InterestExploration",
-        gym_id="InterestExplorationRepaired-v0",
-        reward="click",
-        slate_size=2,
-    ),
-    "long-term-satisfaction": World(
-        entry_point="simulators.long_term_satisfaction:LongTermSatisfaction",
-        gym_id="LongTermSatisfaction-v0",
-        reward="engagement",
-        max_steps=60,
-        source="RecSim at s = .01: random 942, most clickbait 1111, least 781",
-    ),
-    "long-term-satisfaction-repaired": World(
-        entry_point="simulators.long_term_satisfaction:LongTermSatisfaction",
-        gym_id="LongTermSatisfactionRepaired-v0",
-        reward="engagement",
-        max_steps=60,
-        source="RecSim at s = .2: random 957, most clickbait 625, least 1280",
-    ),
-}
-"""Every setting of every world, by name."""
 
 
 def make_world(name: str, *, device: str = "cpu", **settings: Any) -> KnownWorld:
