@@ -148,5 +148,40 @@ WORLDS: dict[str, World] = {
         reward="click",
         slate_size=10,
     ),
+    "coat": World(
+        entry_point="simulators.coat:Coat",
+        gym_id="Coat-v0",
+        reward="rating",
+        max_steps=30,
+        files=True,
+        source="CoatEnv: random 28.2, rule 82.1, greedy on the truth 93.2; A2C 81.80, PPO 73.0, DQN 54.4",
+    ),
+    "coat-repaired": World(
+        entry_point="simulators.coat:Coat",
+        gym_id="CoatRepaired-v0",
+        reward="rating",
+        max_steps=30,
+        files=True,
+    ),
+    "coat-no-quit": World(
+        entry_point="simulators.coat:Coat",
+        gym_id="CoatNoQuit-v0",
+        reward="rating",
+        max_steps=30,
+        files=True,
+        source="CoatEnv: random 67.6, one item for all 83.98, explore 8 then commit 92.56, truth 100.4; ROLeR 83.96",
+    ),
+    "virtual-taobao": World(
+        entry_point="simulators.virtual_taobao:VirtualTaobao",
+        gym_id="VirtualTaobao-v0",
+        reward="click",
+        files=True,
+    ),
+    "virtual-taobao-repaired": World(
+        entry_point="simulators.virtual_taobao:VirtualTaobao",
+        gym_id="VirtualTaobaoRepaired-v0",
+        reward="click",
+        files=True,
+    ),
 }
 """Every setting of every world, by name."""
