@@ -17,7 +17,7 @@ clicked is not what is wanted, gives popularity a spread of 1, and makes a produ
     P(leave | j, no click) = .01 + regret sig(-(gamma_j omega + mu_j)), regret = .1
 
 Source: Rohde et al. (2018), "RecoGym: a reinforcement learning environment for the problem of product recommendation
-in online advertising", section 4, and the published code's `reco_env_v1` (the leaving of bandit states is its own).
+in online advertising", and the published code's `reco_env_v1` (the leaving of bandit states is its own).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ The published number of topics is 2: then m = (-1, 0), and there is nothing good
 that interests only ever flee. "quality-drift-repaired" has 10 topics, seven of trash and three of substance.
 
 Source: Mladenov et al. (2021), "RecSim NG: toward principled uncertainty modeling for recommender ecosystems",
-section 5.2, and the published code's `recsys_partially_observable_rl`.
+and the published code's `recsys_partially_observable_rl`.
 """
 
 from __future__ import annotations

@@ -18,8 +18,10 @@ from recgym.logs.splits import TEST, Roles, sessions_of
 from recgym.metrics import hit_rate, ndcg
 from recgym.random import session_keys
 from recgym.types import BoolArray, DoubleArray, IntArray
+from recgym.users import heldout
 from recgym.users.calibration import marginal_probability
 from recgym.users.config import UserConfig
+from recgym.users.heldout import auc
 from recgym.users.learned import LearnedUsers
 from recgym.users.reading import judge, reader_of
 from recgym.users.slates import Slates, read_slates
@@ -30,6 +32,8 @@ DISCRIMINATION_ALARM = 0.6
 """AUC below which the model hardly tells what users react to."""
 LENGTH_ALARM = 0.2
 """Relative error of the mean session length above which long-term reward is not to be believed."""
+RETURN_ALARM = 0.10
+"""Absolute error of the share that is back within a week above which retention is not to be believed."""
 _MOST_TARGETS = 5_000
 
 Fidelity = dict[str, Any]
@@ -49,8 +53,9 @@ def fidelity(
 
     Returns:
         JSON-able: "kinds" {name: numbers}, "leave", "reliability" {name: {predicted, observed, count}}, "lengths"
-        {logged, simulated: sessions that end after 1, 2, ... steps}, "mean_length", "next_item", "alarms" and "notes"
-        in words.
+        {logged, simulated: sessions that end after 1, 2, ... steps}, "mean_length", "length_distance", "returns",
+        "next_item", "alarms" and "notes" in words; with exposures also "repeats", "popularity", "transitions" and
+        "cold": see `recgym.users.heldout`.
     """
     sessions = sessions_of(sequences, roles, TEST)
     slates = read_slates(users.backbone, sequences, sessions, censor_seconds=config.censor_seconds, progress=progress)
@@ -65,7 +70,15 @@ def fidelity(
         scores = judged.scores(reader, slates, column)
         logit = scores.logit * heads.slope[column] + heads.intercept[column]
         chance = marginal_probability(logit, float(heads.effect_scale[column])).double().numpy()
-        _judge_binary(found, found["kinds"], kind.name, chance, scores.happened.numpy() > 0, scores.weight.numpy())
+        happened = scores.happened.numpy() > 0
+        _judge_binary(found, found["kinds"], kind.name, chance, happened, scores.weight.numpy())
+        if column == 0 and users.exposures:
+            steps = _steps_of(sequences, sessions)
+            found["repeats"] = heldout.repeats(slates, chance, happened)
+            found["popularity"] = heldout.popularity(slates.item.numpy(), chance, happened, users.num_items)
+            topic = users.topics.cpu().numpy()[slates.item.numpy()]
+            found["transitions"] = heldout.transitions(slates, topic, chance, happened)
+            found["cold"] = heldout.cold(sequences, roles, steps, slates, chance, happened)
     logit = judged.leave * heads.slope[-1] + heads.intercept[-1]
     hazard = marginal_probability(logit, float(heads.effect_scale[-1])).double().numpy()
     known = slates.known.numpy()
@@ -73,12 +86,15 @@ def fidelity(
     _judge_binary(found, leave, "leave", hazard[known], slates.leaves.numpy()[known] > 0, np.ones(int(known.sum())))
     found["leave"] = leave["leave"]
     found["lengths"], found["mean_length"] = _lengths(hazard, slates)
+    found["length_distance"] = heldout.length_distance(found["lengths"])
+    found["returns"] = heldout.returns(users, sequences, sessions)
     logged, simulated = found["mean_length"]["logged"], found["mean_length"]["simulated"]
     if abs(simulated / logged - 1) > LENGTH_ALARM:
         found["alarms"].append(
             f"Simulated sessions last {simulated:.1f} steps on average, logged ones {logged:.1f}: "
             "session rewards are off by about as much."
         )
+    _alarm_of_returns(found)
     found["next_item"] = next_item(users.backbone, sequences, roles)
     if not users.exposures:
         found["notes"].append(
@@ -96,20 +112,6 @@ def next_item(backbone: Backbone, sequences: Sequences, roles: Roles) -> dict[st
     ranks = rank_targets(ranker_of(backbone), sequences, targets, length=backbone.config.length)
     metrics = {"hr": hit_rate, "ndcg": ndcg}
     return {f"{name}@{k}": float(metric(ranks, k).mean()) for name, metric in metrics.items() for k in (5, 10, 20)}
-
-
-def auc(chance: DoubleArray, happened: BoolArray) -> float:
-    """P(a case where it happened has the higher chance), ties counting half; nan if all or none happened.
-
-    Source: Mann and Whitney (1947).
-    """
-    positive = np.asarray(happened, np.bool_)
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        return float("nan")
-    _, place, count = np.unique(chance, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
-    return float((rank[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
 
 def reliability(
@@ -146,12 +148,15 @@ def _judge_binary(
     count = np.asarray(curve["count"])
     gap = np.abs(np.asarray(curve["predicted"]) - np.asarray(curve["observed"]))
     rate = float((weight * happened).sum() / weight.sum())
+    size = count * (len(chance) / count.sum())
+    spread = np.sqrt(np.asarray(curve["predicted"]) * (1 - np.asarray(curve["predicted"])) / np.maximum(size, 1))
     numbers = {
         "cases": len(chance),
         "rate": rate,
         "predicted_rate": float((weight * chance).sum() / weight.sum()),
         "auc": auc(chance, happened),
         "ece": float((gap * count).sum() / count.sum()),
+        "ece_noise": float((np.sqrt(2 / np.pi) * spread * count).sum() / count.sum()),
         "log_loss": _log_loss(chance, happened, weight),
         "log_loss_of_rate": _log_loss(np.full(len(chance), rate), happened, weight),
     }
@@ -163,6 +168,25 @@ def _judge_binary(
         found["alarms"].append(
             f"The model hardly tells when {name!r} happens: AUC {numbers['auc']:.2f} (alarm below 0.6)."
         )
+
+
+def _alarm_of_returns(found: Fidelity) -> None:
+    """Returns within a week that are off by more than 10 points, or a log too short to say."""
+    if found["returns"] is None:
+        found["notes"].append("The log shows too few returns to learn when users come back: no lives beyond a session.")
+        return
+    week = found["returns"]["within 7"]
+    if week["cases"] and abs(week["rate"] - week["predicted_rate"]) > RETURN_ALARM:
+        found["alarms"].append(
+            f"Of the logged users {week['rate']:.0%} were back within 7 days, of the simulated ones "
+            f"{week['predicted_rate']:.0%}: retention is off by as much."
+        )
+
+
+def _steps_of(sequences: Sequences, sessions: IntArray) -> IntArray:
+    """Steps of the given sessions, session after session, (M',)."""
+    bounds = sequences.session_bounds
+    return np.concatenate([np.arange(bounds[one], bounds[one + 1]) for one in sessions.tolist()]).astype(np.int64)
 
 
 def _log_loss(chance: DoubleArray, happened: BoolArray, weight: DoubleArray) -> float:

@@ -76,7 +76,7 @@ def test_the_sample_log_is_generated_bit_for_bit() -> None:
 
 
 def test_wrong_worlds_and_starts_are_refused() -> None:
-    with pytest.raises(ValueError, match="no world is called 'mars'; there are interest-evolution"):
+    with pytest.raises(ValueError, match="no world is called 'mars'; there are coat, "):
         make_world("mars")
     with pytest.raises(ValueError, match="num_categories is 2"):
         StorefrontConfig(num_categories=2)

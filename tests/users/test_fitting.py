@@ -20,8 +20,9 @@ from recgym.types import DoubleArray
 from recgym.users import recent as memory
 from recgym.users.calibration import Scores, fit_amount, fit_binary, marginal_probability
 from recgym.users.config import UserConfig
-from recgym.users.fidelity import auc, fidelity, reliability
+from recgym.users.fidelity import fidelity, reliability
 from recgym.users.fitting import fit_users
+from recgym.users.heldout import auc
 from recgym.users.learned import LearnedUsers
 from recgym.users.slates import read_slates, topics_of
 

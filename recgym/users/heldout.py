@@ -1,0 +1,152 @@
+"""Held-out fit beyond single chances: repeats, popularity, category transitions, cold starts, lengths, returns.
+
+All of it is read along logged test sessions: the chances are those of what was shown, so that only the user model is
+judged and no logging policy need be guessed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from recgym.backbones.encoding import encode_sessions
+from recgym.logs.sequences import Sequences
+from recgym.logs.splits import TRAIN, Roles
+from recgym.types import BoolArray, DoubleArray, IntArray
+from recgym.users.learned import LearnedUsers
+from recgym.users.returning import read_visits, spans_of
+from recgym.users.slates import Slates, seen_before
+
+COLD_EVENTS = 5
+"""Training steps below which an item counts as new."""
+RETURN_DAYS = (1.0, 7.0)
+"""Days within which returns are compared."""
+_LEAST_CASES = 30
+
+Numbers = dict[str, Any]
+
+
+def auc(chance: DoubleArray, happened: BoolArray) -> float:
+    """P(a case where it happened has the higher chance), ties counting half; nan if all or none happened.
+
+    Source: Mann and Whitney (1947).
+    """
+    positive = np.asarray(happened, np.bool_)
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_negative:
+        return float("nan")
+    _, place, count = np.unique(chance, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    return float((rank[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+
+
+def rates(chance: DoubleArray, happened: BoolArray) -> Numbers:
+    """Cases, predicted and observed rate, and AUC of some of the questions; AUC is None where it is not defined."""
+    if not len(chance):
+        return {"cases": 0}
+    found = auc(chance, happened) if len(chance) >= _LEAST_CASES else float("nan")
+    return {
+        "cases": len(chance),
+        "rate": float(happened.mean()),
+        "predicted_rate": float(chance.mean()),
+        "auc": found if np.isfinite(found) else None,
+    }
+
+
+def repeats(slates: Slates, chance: DoubleArray, happened: BoolArray) -> dict[str, Numbers]:
+    """Consumption of items consumed before and of others: {"again": ..., "first": ...}."""
+    seen = seen_before(slates.history, slates.consumed, slates.item.unsqueeze(1))[:, 0].numpy() > 0
+    return {"again": rates(chance[seen], happened[seen]), "first": rates(chance[~seen], happened[~seen])}
+
+
+def popularity(item: IntArray, chance: DoubleArray, happened: BoolArray, num_items: int) -> Numbers:
+    """Correlation over items of predicted and observed rates of consumption, among items shown 20 times or more."""
+    shown = np.bincount(item, minlength=num_items + 1)
+    often = shown >= 20
+    if int(often.sum()) < 3:
+        return {"items": int(often.sum())}
+    observed = np.bincount(item, happened.astype(np.float64), num_items + 1)[often] / shown[often]
+    predicted = np.bincount(item, chance, num_items + 1)[often] / shown[often]
+    varies = observed.std() > 0 and predicted.std() > 0
+    noise = float((predicted * (1 - predicted) / shown[often]).mean())  # of an observed rate around the true one
+    return {
+        "items": int(often.sum()),
+        "correlation": float(np.corrcoef(predicted, observed)[0, 1]) if varies else None,
+        "spread": float(observed.std()),
+        "predicted_spread": float(np.sqrt(predicted.var() + noise)),
+    }
+
+
+def transitions(slates: Slates, topic: IntArray, chance: DoubleArray, happened: BoolArray) -> Numbers:
+    """Consumption of a category right after another one was consumed: total variation of observed from predicted.
+
+    0: the same flows between categories; 1: none in common. `noise` is the mean distance of flows drawn from the
+    prediction itself, (1/2) sum sqrt(2 p (1 - p) / (pi n)).
+    """
+    session = slates.session.numpy()
+    after = np.flatnonzero((np.diff(session) == 0) & happened[:-1]) + 1
+    total = float(happened[after].sum())
+    if total < _LEAST_CASES:
+        return {"cases": int(total)}
+    size = int(topic.max()) + 1
+    flow = topic[after - 1] * size + topic[after]
+    observed = np.bincount(flow, happened[after].astype(np.float64), size * size) / total
+    predicted = np.bincount(flow, chance[after], size * size) / chance[after].sum()
+    noise = 0.5 * np.sqrt(2 * predicted * (1 - predicted) / (np.pi * total)).sum()
+    return {"cases": int(total), "distance": float(0.5 * np.abs(observed - predicted).sum()), "noise": float(noise)}
+
+
+def cold(
+    sequences: Sequences, roles: Roles, steps: IntArray, slates: Slates, chance: DoubleArray, happened: BoolArray
+) -> dict[str, Numbers]:
+    """New users (no history at the session's start) and new items, each beside the rest."""
+    first = sequences.session_bounds[sequences.session[steps]]
+    new_user = first == sequences.offsets[sequences.user_of_step[steps]]
+    events = np.bincount(sequences.item[roles == TRAIN], minlength=sequences.num_items + 1)
+    new_item = events[slates.item.numpy()] < COLD_EVENTS
+    return {
+        "new users": rates(chance[new_user], happened[new_user]),
+        "known users": rates(chance[~new_user], happened[~new_user]),
+        "new items": rates(chance[new_item], happened[new_item]),
+        "known items": rates(chance[~new_item], happened[~new_item]),
+    }
+
+
+def length_distance(lengths: dict[str, list[float]]) -> float:
+    """Kolmogorov-Smirnov distance of simulated from logged session lengths: the largest gap of their distributions."""
+    both = [np.cumsum(np.asarray(lengths[name])) for name in ("logged", "simulated")]
+    total = max(float(part[-1]) if len(part) else 0.0 for part in both)
+    longest = max(len(part) for part in both)
+    padded = [np.append(part, np.full(longest - len(part), part[-1])) / max(total, 1e-9) for part in both]
+    return float(np.abs(padded[0] - padded[1]).max())
+
+
+@torch.no_grad()
+def returns(users: LearnedUsers, sequences: Sequences, sessions: IntArray) -> Numbers | None:
+    """Returns within 1 and 7 days of test sessions that were followed for so long; None where they are not modelled."""
+    if users.returning is None or not len(sessions):
+        return None
+    end = float(np.max(sequences.time))
+    encoded = encode_sessions(users.backbone, sequences, sessions)
+    visits = read_visits(sequences, sessions, encoded, until=end, length=users.backbone.config.length)
+    device = users.device
+    log_odds = users.returning.log_odds(visits.state.to(device), visits.depth.to(device), visits.sums.to(device))
+    ended = sequences.time[sequences.session_bounds[sessions + 1] - 1]
+    followed = (end - ended[ended <= end]) / 86_400.0
+    found: Numbers = {"sessions": len(visits.days)}
+    for days in RETURN_DAYS:
+        known = followed >= days
+        chance = users.returning.chance_within(log_odds, days).double().cpu().numpy()[known]
+        back = (visits.returned.numpy() & (visits.days.numpy() <= days))[known]
+        found[f"within {days:g}"] = rates(chance, back)
+    at_risk, ends = spans_of(users.returning.edges.cpu(), visits)
+    expected = torch.sigmoid(log_odds).cpu() * at_risk
+    found["hazards"] = {
+        "days": users.returning.edges.tolist(),
+        "logged": (ends.sum(0) / at_risk.sum(0).clamp_min(1)).tolist(),
+        "simulated": (expected.sum(0) / at_risk.sum(0).clamp_min(1)).tolist(),
+        "at_risk": at_risk.sum(0).tolist(),
+    }
+    return found
