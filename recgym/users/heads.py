@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from recgym.users.recent import NUM_FEATURES, NUM_HABITS
+from recgym.users.recent import NUM_FEATURES, NUM_HABITS, NUM_MET
 
-_INPUTS = NUM_FEATURES + NUM_HABITS + 2
-"""Features of a shown item: the session's, the longer history's, whether consumed before, and the backbone's score."""
+_INPUTS = NUM_FEATURES + NUM_HABITS + NUM_MET + 1
+"""Features of a shown item: the session's, the longer history's, how it was met before, and the backbone's score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 
     logits: Tensor  # (B, K, F): log-odds of binary kinds, standardised log amount of real ones
     hidden: Tensor  # (B, K, H)
-    inputs: Tensor  # (B, K, X + 2)
+    inputs: Tensor  # (B, K, X + 1)
     leave_state: Tensor  # (B, H'): the state as the leaving head reads it
 
 
@@ -111,16 +111,16 @@ class HeadWeights(NamedTuple):
 
     read: Tensor  # (H + H', D)
     read_bias: Tensor  # (H + H',)
-    inputs: Tensor  # (H + F, X + 2): into the hidden layer, and straight to the logits
+    inputs: Tensor  # (H + F, X + 1): into the hidden layer, and straight to the logits
     out: Tensor  # (F, H)
     out_bias: Tensor  # (F,)
     slot: Tensor  # (slots, F)
-    leave_mix: Tensor  # (H', H + X + 2 + F)
-    leave_out: Tensor  # (1, H' + X + 2 + F): from the hidden layer, and straight from the inputs
+    leave_mix: Tensor  # (H', H + X + 1 + F)
+    leave_out: Tensor  # (1, H' + X + 1 + F): from the hidden layer, and straight from the inputs
     leave_bias: Tensor  # (1,)
 
-    def show(self, state: Tensor, rows: Tensor, features: Tensor, seen: Tensor, slots: Tensor | None = None) -> Shown:
-        """Judge slates: `state` (B, D), `rows` (B, K, R), `features` (B, K, X) of both memories, `seen` (B, K) float32.
+    def show(self, state: Tensor, rows: Tensor, features: Tensor, slots: Tensor | None = None) -> Shown:
+        """Judge slates: `state` (B, D), `rows` (B, K, R), `features` (B, K, X) of all memories.
 
         `slots` (B, K) int64 are the positions of the items; None: 0..K-1.
         """
@@ -128,7 +128,7 @@ class HeadWeights(NamedTuple):
         gate, shift, direct, vector, bias = rows.split([width, width, kinds, state.shape[1], 1], 2)
         read = linear(state, self.read, self.read_bias)  # (B, H + H')
         score = torch.baddbmm(bias, vector, state.unsqueeze(2))  # (B, K, 1)
-        inputs = torch.cat([features, seen.unsqueeze(2), score], 2)  # (B, K, X + 2)
+        inputs = torch.cat([features, score], 2)  # (B, K, X + 1)
         mixed = linear(inputs, self.inputs)  # (B, K, H + F)
         user = read[:, :width].unsqueeze(1)  # (B, 1, H)
         hidden = torch.relu(torch.addcmul(user + shift, user, gate) + mixed[:, :, :width])  # (B, K, H)
@@ -140,7 +140,7 @@ class HeadWeights(NamedTuple):
 
     def leave(self, shown: Shown, feedback: Tensor) -> Tensor:
         """Log-odds of leaving after `feedback` (B, K, F), before calibration, (B,): slates count by their mean."""
-        both = torch.cat([shown.hidden, shown.inputs, torch.log1p(feedback)], 2)  # (B, K, H + X + 2 + F)
+        both = torch.cat([shown.hidden, shown.inputs, torch.log1p(feedback)], 2)  # (B, K, H + X + 1 + F)
         pooled = both.squeeze(1) if both.shape[1] == 1 else both.mean(1)
         hidden = torch.relu(shown.leave_state + linear(pooled, self.leave_mix))  # (B, H')
         last = torch.cat([hidden, pooled[:, shown.hidden.shape[2] :]], 1)

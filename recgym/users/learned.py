@@ -24,7 +24,6 @@ from recgym.users.heads import Heads, Shown
 from recgym.users.history import History
 from recgym.users.recent import Recent
 from recgym.users.returning import Returning
-from recgym.users.slates import seen_before
 
 _RESET = 0
 """Stream of a session's key for all that is not a step, and under it: intercepts, days away, the next session's key."""
@@ -100,6 +99,7 @@ class LearnedUsers:
         self.topics = topics.to(self.device)
         for part in (self.heads, *members, *(() if returning is None else (returning,))):
             part.requires_grad_(False).eval().to(self.device)
+        self._slots = torch.arange(backbone.config.length, device=self.device)
         self._traces = memory.trace_weights(device=self.device)
         count = len(kinds)
         self._slope, self._leave_slope = heads.slope[:count], heads.slope[count]  # views, as are the amounts
@@ -173,7 +173,7 @@ class LearnedUsers:
         context = self._context(state.start, state.clock)
         found = []
         for heads, rows, weights in ((self.heads, self._rows, self._weights), *self._others):
-            logits = weights.show(state.cache.state, rows[slates], features, seen).logits
+            logits = weights.show(state.cache.state, rows[slates], features).logits
             count = len(self.kinds)
             shift = heads.intercept + heads.slope * heads.offsets(context)  # (B, F + 1)
             found.append(self._expected(heads, logits * heads.slope[:count] + shift[:, None, :count], seen))
@@ -185,7 +185,7 @@ class LearnedUsers:
         kinds = len(self.kinds)
         topics = self.topics[slates]
         features, seen = self._situation(state, slates, topics)
-        shown = self._weights.show(state.cache.state, self._rows[slates], features, seen)
+        shown = self._weights.show(state.cache.state, self._rows[slates], features)
         depth = state.depth + 1  # 0 belongs to reset
         draws = uniform_at(state.keys, depth, 1 + slots * kinds)
         logits = torch.addcmul(state.effects[:, None, :kinds], shown.logits, self._slope)
@@ -222,7 +222,7 @@ class LearnedUsers:
         features, seen = self._situation(state, every, self.topics[every])
         rows = self._rows[1:].expand(len(state.keys), -1, -1)
         slots = torch.zeros_like(every)
-        logits = self._weights.show(state.cache.state, rows, features, seen, slots).logits  # (B, N, F)
+        logits = self._weights.show(state.cache.state, rows, features, slots).logits  # (B, N, F)
         logits = torch.addcmul(state.effects[:, None, : len(self.kinds)], logits, self._slope)
         found = {"start": state.start}
         for column, kind in enumerate(self.kinds):
@@ -301,7 +301,9 @@ class LearnedUsers:
             consumed = (consumed > 0).to(torch.float32)
         lately = memory.features(state.recent, topics, self._traces)
         usually = memory.habits(self.topics[met], consumed, topics)
-        return torch.cat([lately, usually], 2), seen_before(met, consumed, slates)
+        here = (self._slots < state.history.pushes.unsqueeze(1)).to(torch.float32)  # (B, L) met in this session
+        itself = memory.met_before(met, consumed, here, slates)
+        return torch.cat([lately, usually, itself], 2), itself[:, :, 0]
 
     def _encode(self, starts: Starts) -> tuple[Starts, Any]:
         """The starts with their caches, as many as fit."""

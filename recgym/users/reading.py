@@ -20,7 +20,7 @@ from recgym.users import recent as memory
 from recgym.users.calibration import Scores
 from recgym.users.config import UserConfig
 from recgym.users.heads import Heads, HeadShape, Shown
-from recgym.users.slates import Slates, seen_before, topics_of
+from recgym.users.slates import Slates, topics_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,13 @@ class Reader:
         topics = self.topics[offered]
         lately = memory.features(slates.recent, topics, memory.trace_weights())
         usually = memory.habits(self.topics[slates.history], slates.consumed.to(torch.float32), topics)
-        features = torch.cat([lately, usually], 2)
+        length = slates.history.shape[1]
+        here = (torch.arange(length) >= length - slates.recent.depth.unsqueeze(1)).float()  # (B, L) in this session
+        itself = memory.met_before(slates.history, slates.consumed.float(), here, offered)
+        features = torch.cat([lately, usually, itself], 2)
         rows = self.heads.rows(offered, self.vectors[offered], self.bias[offered])
         slots = slates.slot.unsqueeze(1).expand_as(offered)
-        shown = self.heads.weights().show(
-            slates.state, rows, features, seen_before(slates.history, slates.consumed, offered), slots
-        )
+        shown = self.heads.weights().show(slates.state, rows, features, slots)
         offsets = self.heads.offsets(slates.context)[:, None, : len(self.kinds)]  # (B, 1, F)
         return shown._replace(logits=shown.logits + offsets)
 

@@ -17,6 +17,8 @@ NUM_FEATURES = 7
 """Features of one item in one session, X: see `features`."""
 NUM_HABITS = 3
 """Features of one item in the longer history, H: see `habits`."""
+NUM_MET = 3
+"""Features of one item that was met before: see `met_before`."""
 _FAST = 0.6
 """Decay per item of the faster of the two traces; the slower one is the plain share of the last W."""
 
@@ -52,6 +54,19 @@ def features(recent: Recent, topics: Tensor, weights: Tensor) -> Tensor:
     consumed = recent.positive.unsqueeze(1)  # (B, 1, W)
     traces = torch.stack([same, same * consumed, consumed.expand_as(same)], 2) @ weights  # (B, K, 3, 2)
     return torch.cat([traces.flatten(2), recent.depth.log1p().view(-1, 1, 1).expand(-1, topics.shape[1], 1)], 2)
+
+
+def met_before(items: Tensor, consumed: Tensor, in_session: Tensor, offered: Tensor) -> Tensor:
+    """How the `offered` items (B, K) themselves were met within the last L steps, (B, K, 3).
+
+    Whether consumed at all; log(1 + times met) in this session; whether consumed in this session. `items` (B, L) are in
+    any order, `consumed` and `in_session` (B, L) float32 say which steps were.
+    """
+    same = (items.unsqueeze(1) == offered.unsqueeze(2)).to(consumed.dtype)  # (B, K, L)
+    counts = same @ torch.stack([consumed, in_session, consumed * in_session], 2)  # (B, K, 3)
+    found = counts.clamp(max=1)
+    found[:, :, 1] = counts[:, :, 1].log1p()
+    return found
 
 
 def habits(topics_met: Tensor, consumed: Tensor, topics: Tensor) -> Tensor:
