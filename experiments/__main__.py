@@ -13,13 +13,14 @@ from experiments.bench import Bench
 from experiments.download import Download
 from experiments.evaluate import Evaluate
 from experiments.fit import Fit
+from experiments.ladder import Ladder
 from experiments.quickstart import Quickstart
 from experiments.report import Report
 from experiments.sample import Sample
 from experiments.train import Train
 from experiments.worlds import Worlds
 
-STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Worlds, Bench, Sample)
+STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Worlds, Ladder, Bench, Sample)
 
 
 def main(arguments: list[str] | None = None) -> int:

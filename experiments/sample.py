@@ -7,7 +7,7 @@ are whole multiples of 2^-20, so the logged propensities are exact and an item i
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from recgym.random import bits, fold, session_keys, uniform
 from recgym.types import IntArray
 from recgym.users import history as ring
 from recgym.users.storage import load_users, save_users
-from simulators.catalogue import to_double
+from simulators.catalogue import StorefrontConfig, to_double
 from simulators.storefront import CLICK, DWELL, LIKE, Storefront
 
 SAMPLE_FOLDER = Path(recgym.__file__).parent / "logs" / "sample"
@@ -101,10 +101,22 @@ class StorefrontRanker:
         return grid
 
 
-def generate_log(*, days: int, seed: int, max_steps: int = 50) -> InteractionLog:
-    """Let the storefront's ranker serve every user for `days` days."""
-    world = Storefront()
+def generate_log(
+    *, days: int, seed: int, max_steps: int = 50, num_users: int | None = None, exploration: float | None = None
+) -> InteractionLog:
+    """Let the storefront's ranker serve every user for `days` days.
+
+    Args:
+        days: over which sessions start.
+        seed: of the sessions.
+        max_steps: slates after which a session is cut.
+        num_users: of the storefront; None: as many as the sample has.
+        exploration: share of items shown that are drawn uniformly; None: as in the sample.
+    """
+    world = Storefront(StorefrontConfig() if num_users is None else StorefrontConfig(num_users=num_users))
     ranker = StorefrontRanker(popularity=world.catalogue.attraction, category=world.catalogue.category)
+    if exploration is not None:
+        ranker = replace(ranker, exploration=exploration)
     users = torch.arange(world.config.num_users)
     user_keys = session_keys(seed, len(users))
     arrival = to_double(uniform(fold(user_keys, 0), 1))[:, 0]

@@ -47,6 +47,22 @@ def ndcg(ranks: Numbers, k: int) -> DoubleArray:
     return np.where(checked <= k, 1.0 / np.log2(1.0 + checked), 0.0)
 
 
+def spearman(first: Numbers, second: Numbers) -> float:
+    """Spearman's rank correlation of two lists (P,): Pearson's correlation of their ranks, ties at their mean rank.
+
+    Raises:
+        ValueError: lists of other shapes, or of fewer than two.
+
+    Source: Spearman (1904), "The proof and measurement of association between two things".
+    """
+    if first.ndim != 1 or first.shape != second.shape or len(first) < 2:
+        raise ValueError(f"expected two lists of one length of at least 2, got shapes {first.shape}, {second.shape}")
+    ranks = [_mean_ranks(np.asarray(values, np.float64)) for values in (first, second)]
+    if ranks[0].std() == 0 or ranks[1].std() == 0:
+        return float("nan")
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
 def exposure_counts(shown: Numbers, num_items: int) -> IntArray:
     """How often each item was shown: ids 1..N of any shape, 0 ignored -> (N,) int64.
 
@@ -165,6 +181,13 @@ def diversity(
     np.add.at(total, groups, unit[items - 1])
     distance: DoubleArray = 1.0 - ((total**2).sum(axis=1) - size) / pairs
     return distance
+
+
+def _mean_ranks(values: DoubleArray) -> DoubleArray:
+    """Ranks from 1, ties at their mean, (P,)."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    found: DoubleArray = (np.cumsum(count) - (count - 1) / 2)[place]
+    return found
 
 
 def _ranks(ranks: Numbers, k: int) -> DoubleArray:

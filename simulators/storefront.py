@@ -87,6 +87,7 @@ class Storefront:
         config: StorefrontConfig | None = None,
         *,
         starts: StartRows | None = None,
+        items: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         """Draw the world.
@@ -94,6 +95,8 @@ class Storefront:
         Args:
             config: sizes and coefficients; None: the defaults, which made the sample log.
             starts: logged users and histories to start from; None: any user, with an empty history.
+            items: (N',) int64 places (from 0) of the items that the platform knows, such as those of a log that met
+                only some; None: all.
             device: where states live.
 
         Raises:
@@ -103,6 +106,9 @@ class Storefront:
         self.device = torch.device(device)
         catalogue = make_catalogue(self.config)
         population = make_population(self.config, catalogue)
+        if items is not None:
+            catalogue = type(catalogue)(*(part[items] for part in catalogue))
+            population = population._replace(match=population.match[:, items], appeal=population.appeal[:, items])
         self.catalogue = type(catalogue)(*(part.to(self.device) for part in catalogue))
         self.population = type(population)(*(part.to(self.device) for part in population))
         self._like_log_odds = (  # (U, N)
@@ -116,7 +122,7 @@ class Storefront:
     @property
     def num_items(self) -> int:
         """Items of the catalogue, N."""
-        return self.config.num_items
+        return len(self.catalogue.category)
 
     def reset(self, keys: Tensor) -> StorefrontState:
         """Start one session per key (B,): a logged start where there are starts, else any user without a history."""
