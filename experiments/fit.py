@@ -78,6 +78,13 @@ class Fit:
                 folder=run.folder / "backbone-training", resume=self.resume, progress=True,
             )  # fmt: skip
             save_backbone(trained.backbone, run.backbone)
+            filled = trained.filling
+            notes["filling"] = {"items": filled.items, "fitted": filled.fitted, "features": filled.features}
+            if filled.items:
+                print(
+                    f"  items never met in training: {filled.items:,}; their vectors are predicted from "
+                    f"{filled.features} features, as {filled.fitted:,} others have them"
+                )
             users = fit_users(sequences, roles, trained.backbone, self.users, progress=True)
             save_users(users, run.users)
             found = fidelity(users, sequences, roles, self.users)

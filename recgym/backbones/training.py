@@ -1,7 +1,8 @@
 """Train a backbone to predict the next item chosen: cross-entropy over the catalogue, early stopping, exact resume.
 
 Every epoch draws its order and dropout from (seed, epoch) alone, and ends with a checkpoint; so a run that is killed
-and resumed ends with the weights it would have had.
+and resumed ends with the weights it would have had. Items that no training step showed get predicted vectors once the
+best epoch is chosen (see `recgym.backbones.cold`): checkpoints hold what training left.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recgym.backbones.backbone import Backbone, BackboneConfig, make_backbone, module_of
+from recgym.backbones.cold import Filling, fill_unmet
 from recgym.backbones.losses import cross_entropy_step
 from recgym.backbones.ranking import rank_targets, ranker_of, spread_steps
 from recgym.files import FormatError, write_bytes
@@ -49,6 +51,8 @@ class TrainingConfig:
     """AdamW's decay."""
     validation_targets: int = 5_000
     """Validation steps ranked after each epoch at most, evenly spread over the validation part."""
+    fill_unmet: bool = True
+    """Give items that no training step showed the vector and bias that their features predict."""
     seed: int = 0
     """Seed of weights, order and dropout."""
 
@@ -69,6 +73,8 @@ class TrainedBackbone:
     curve: Curve
     """One row an epoch: epoch, loss (nats), ndcg@10, hr@10 on the validation part (full ranking)."""
     best_epoch: int
+    filling: Filling
+    """What was predicted for items that training never showed."""
 
 
 def train_backbone(
@@ -135,7 +141,8 @@ def train_backbone(
             bar.set_postfix(loss=f"{loss:.3f}", ndcg10=f"{quality:.4f}")
     module.load_state_dict(best)
     module.eval()
-    return TrainedBackbone(backbone, curve, _best(curve))
+    filling = fill_unmet(backbone, sequences, roles) if training.fill_unmet else Filling()
+    return TrainedBackbone(backbone, curve, _best(curve), filling)
 
 
 def training_windows(sequences: Sequences, roles: Roles, length: int) -> tuple[IntArray, IntArray]:

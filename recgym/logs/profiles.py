@@ -1,4 +1,4 @@
-"""What a log says about its users, as numbers: text with few values as zeros and ones, amounts standardised."""
+"""What a log says of its users or items, as numbers: text with few values as zeros and ones, amounts standardised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_AMOUNTS = 10
 
 
 class Profile(NamedTuple):
-    """Features of U users."""
+    """Features of U users, or of U items."""
 
     values: FloatArray  # (U, P)
     names: tuple[str, ...]  # P names, such as "occupation=writer" or "age"
@@ -26,12 +26,15 @@ class Profile(NamedTuple):
 def profile_of(table: pl.DataFrame, users: list[str]) -> Profile:
     """Features of `users` from a table with a column `user`; who is not in it gets zeros (the average user)."""
     rows = pl.DataFrame({"user": users}).join(table, on="user", how="left", maintain_order="left")
+    return encode(rows.drop("user"))
+
+
+def encode(rows: pl.DataFrame, *, most_values: int = MOST_VALUES) -> Profile:
+    """Every column of `rows` (U of them) as numbers; text with more than `most_values` values is left out."""
     columns: list[FloatArray] = []
     names: list[str] = []
     left_out: list[str] = []
-    for name in table.columns:
-        if name == "user":
-            continue
+    for name in rows.columns:
         number = rows[name].cast(pl.Float64, strict=False)
         numeric = int(number.is_not_null().sum()) == int(rows[name].is_not_null().sum())
         if numeric and number.n_unique() >= LEAST_AMOUNTS:
@@ -42,11 +45,11 @@ def profile_of(table: pl.DataFrame, users: list[str]) -> Profile:
             continue
         text = rows[name].cast(pl.String)
         values = sorted(text.drop_nulls().unique().to_list())
-        if len(values) > MOST_VALUES or len(values) < 2:
+        if len(values) > most_values or len(values) < 2:
             left_out.append(name)
             continue
         for value in values:
             columns.append((text == value).fill_null(value=False).to_numpy().astype(np.float32))
             names.append(f"{name}={value}")
-    stacked = np.stack(columns, 1) if columns else np.zeros((len(users), 0), np.float32)
+    stacked = np.stack(columns, 1) if columns else np.zeros((len(rows), 0), np.float32)
     return Profile(stacked.astype(np.float32), tuple(names), tuple(left_out))

@@ -62,3 +62,8 @@ def leave_one_out(sequences: Sequences) -> Roles:
 def sessions_of(sequences: Sequences, roles: Roles, role: int) -> npt.NDArray[np.int64]:
     """Sessions whose first step has `role`, in order."""
     return np.flatnonzero(roles[sequences.session_bounds[:-1]] == role).astype(np.int64)
+
+
+def training_events(sequences: Sequences, roles: Roles) -> npt.NDArray[np.int64]:
+    """Training steps of each item, (N,): 0 for items that no model can have met."""
+    return np.bincount(sequences.item[roles == TRAIN], minlength=sequences.num_items + 1)[1:].astype(np.int64)

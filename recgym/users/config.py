@@ -54,6 +54,9 @@ class UserConfig:
     """A user away for longer counts as churned; where the log is shorter, the log's length."""
     max_starts: int = 2048
     """Logged session starts kept for `reset`."""
+    new_user_share: float | None = None
+    """Share of sessions of `reset` whose user is new, with an empty history; None: as in the log, whose starts include
+    users' first sessions as often as they happened."""
     start_megabytes: int = 128
     """Memory for the encoded starts; where their caches are larger (attention), fewer starts are kept."""
     seed: int = 0
@@ -70,6 +73,8 @@ class UserConfig:
         for name in ("repeat_threshold", "popularity_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a share between 0 and 1")
+        if self.new_user_share is not None and not 0 <= self.new_user_share <= 1:
+            raise ValueError(f"new_user_share is {self.new_user_share}, expected a share between 0 and 1, or None")
         if not 0 <= self.state_dropout < 1:
             raise ValueError(f"state_dropout is {self.state_dropout}, expected a share in [0, 1)")
         if not 0 < self.base_rate < 1:

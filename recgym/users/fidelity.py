@@ -11,11 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recgym.backbones.backbone import Backbone
-from recgym.backbones.ranking import rank_targets, ranker_of, spread_steps
 from recgym.logs.sequences import Sequences
 from recgym.logs.splits import TEST, Roles, sessions_of
-from recgym.metrics import hit_rate, ndcg
 from recgym.random import session_keys
 from recgym.types import BoolArray, DoubleArray, IntArray
 from recgym.users import heldout
@@ -23,6 +20,7 @@ from recgym.users.calibration import marginal_probability
 from recgym.users.config import UserConfig
 from recgym.users.heldout import auc
 from recgym.users.learned import LearnedUsers
+from recgym.users.next_item import next_item
 from recgym.users.reading import judge, reader_of
 from recgym.users.slates import Slates, read_slates
 
@@ -34,7 +32,6 @@ LENGTH_ALARM = 0.2
 """Relative error of the mean session length above which long-term reward is not to be believed."""
 RETURN_ALARM = 0.10
 """Absolute error of the share that is back within a week above which retention is not to be believed."""
-_MOST_TARGETS = 5_000
 
 Fidelity = dict[str, Any]
 
@@ -104,14 +101,6 @@ def fidelity(
         )
     found["notes"].append(f"{len(sessions)} test sessions, {len(slates.item)} steps.")
     return found
-
-
-def next_item(backbone: Backbone, sequences: Sequences, roles: Roles) -> dict[str, float]:
-    """HR and NDCG of the backbone on the test targets, by full ranking; at most 5,000 targets, evenly spread."""
-    targets = spread_steps(np.flatnonzero(sequences.targets & (roles == TEST)), _MOST_TARGETS)
-    ranks = rank_targets(ranker_of(backbone), sequences, targets, length=backbone.config.length)
-    metrics = {"hr": hit_rate, "ndcg": ndcg}
-    return {f"{name}@{k}": float(metric(ranks, k).mean()) for name, metric in metrics.items() for k in (5, 10, 20)}
 
 
 def reliability(

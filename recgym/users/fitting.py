@@ -17,12 +17,13 @@ from tqdm import tqdm
 from recgym.backbones.backbone import Backbone
 from recgym.backbones.encoding import encode_sessions
 from recgym.logs.sequences import Sequences, Starts
-from recgym.logs.splits import TEST, TRAIN, VALIDATION, Roles, sessions_of
+from recgym.logs.splits import TEST, TRAIN, VALIDATION, Roles, sessions_of, training_events
 from recgym.random import session_keys
 from recgym.trees import take
 from recgym.types import IntArray
 from recgym.users.calibration import Fit, fit_amount, fit_binary, leaving_scores
 from recgym.users.config import UserConfig
+from recgym.users.heads import Heads
 from recgym.users.learned import LearnedUsers
 from recgym.users.reading import Reader, happened, in_batches, judge, make_reader
 from recgym.users.returning import EDGES, Returning, fit_returning, read_visits
@@ -65,9 +66,11 @@ def fit_users(
         for sessions in (chosen, parts[VALIDATION])
     )  # fmt: skip
     readers = []
+    unmet = torch.from_numpy(np.append(False, training_events(sequences, roles) == 0))  # (N + 1,)
     for member in range(1 + config.ensemble):
         reader = make_reader(sequences, roles, backbone, replace(config, seed=config.seed + 1000 * member), train)
         _fit(reader, _resampled(train, generator) if member else train, held_out, generator, progress)
+        forget(reader.heads, unmet)
         _calibrate(reader, held_out, generator)
         reader.heads.requires_grad_(False).eval()
         readers.append(reader)
@@ -84,10 +87,20 @@ def fit_users(
         ignored_hazard=config.ignored_hazard,
         starts=_starts(sequences, roles, backbone, config, generator),
         start_megabytes=config.start_megabytes,
+        new_user_share=config.new_user_share,
         name=sequences.name,
         item_titles=_column(sequences, "title"),
         item_categories=_column(sequences, "category"),
     )
+
+
+@torch.no_grad()
+def forget(heads: Heads, unmet: Tensor) -> None:
+    """Set the free coordinates of items that no training step showed, `unmet` (N + 1,), to 0: those of the average.
+
+    Decay alone keeps them there only where the log has exposures; sampled negatives push them, and only one way.
+    """
+    heads.item_embedding[unmet] = 0
 
 
 def losses(reader: Reader, slates: Slates, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from recgym.backbones.encoding import encode_sessions
 from recgym.logs.sequences import Sequences
-from recgym.logs.splits import TRAIN, Roles
+from recgym.logs.splits import Roles, training_events
 from recgym.types import BoolArray, DoubleArray, IntArray
 from recgym.users.learned import LearnedUsers
 from recgym.users.returning import read_visits, spans_of
@@ -104,8 +104,7 @@ def cold(
     """New users (no history at the session's start) and new items, each beside the rest."""
     first = sequences.session_bounds[sequences.session[steps]]
     new_user = first == sequences.offsets[sequences.user_of_step[steps]]
-    events = np.bincount(sequences.item[roles == TRAIN], minlength=sequences.num_items + 1)
-    new_item = events[slates.item.numpy()] < COLD_EVENTS
+    new_item = training_events(sequences, roles)[slates.item.numpy() - 1] < COLD_EVENTS
     return {
         "new users": rates(chance[new_user], happened[new_user]),
         "known users": rates(chance[~new_user], happened[~new_user]),

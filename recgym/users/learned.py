@@ -14,8 +14,8 @@ from torch import Tensor
 
 from recgym.backbones.backbone import Backbone, module_of
 from recgym.logs.sequences import Starts
-from recgym.random import bits, fold, normal, uniform, uniform_at
-from recgym.trees import leaves, take
+from recgym.random import fold, normal, uniform, uniform_at
+from recgym.trees import take
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users import recent as memory
@@ -24,10 +24,10 @@ from recgym.users.heads import Heads, Shown
 from recgym.users.history import History
 from recgym.users.recent import Recent
 from recgym.users.returning import Returning
+from recgym.users.starting import RESET, Begun, EncodedStarts
 
-_RESET = 0
-"""Stream of a session's key for all that is not a step, and under it: intercepts, days away, the next session's key."""
 _MOOD, _AWAY, _NEXT = 1, 2, 3
+"""Streams under a key's stream of all that is not a step: intercepts, days away, the next session's key."""
 _SECONDS_A_DAY = 86_400.0
 
 
@@ -61,6 +61,7 @@ class LearnedUsers:
         ignored_hazard: float,
         starts: Starts,
         start_megabytes: int = 128,
+        new_user_share: float | None = None,
         members: tuple[Heads, ...] = (),
         returning: Returning | None = None,
         name: str = "log",
@@ -79,6 +80,7 @@ class LearnedUsers:
             ignored_hazard: hazard after an ignored item, over that after a consumed one (logs without exposures).
             starts: where sessions start.
             start_megabytes: memory for encoded starts; if they need more, the first that fit are kept.
+            new_user_share: share of `reset`'s sessions whose users are new; None: as among `starts`.
             members: more heads fitted to resampled sessions, for `disagreement`.
             returning: when users come back; None: the log does not say.
             name: of the log.
@@ -90,7 +92,7 @@ class LearnedUsers:
         self.exposures, self.repeats, self.ignored_hazard = exposures, repeats, ignored_hazard
         self.name, self.item_titles, self.item_categories = name, item_titles, item_categories
         self.num_items = backbone.num_items
-        self.start_megabytes = start_megabytes
+        self.start_megabytes, self.new_user_share = start_megabytes, new_user_share
         self.members = members
         self.returning = returning
         self._given = _dependencies(kinds)
@@ -114,27 +116,25 @@ class LearnedUsers:
             self._rows = self.heads.rows(everything, vectors, bias)  # (N + 1, R)
             self._weights = self.heads.weights()
             self._others = [(other, other.rows(everything, vectors, bias), other.weights()) for other in members]
-            self.starts, self._caches = self._encode(starts)
+            self._beginnings = EncodedStarts(
+                backbone, starts, self.device, megabytes=start_megabytes, new_user_share=new_user_share
+            )
+            self.starts = self._beginnings.starts
             never = torch.zeros(len(self.starts.user), device=self.device)
             self._times = (never if self.starts.time is None else self.starts.time).to(torch.float64)
 
     def reset(self, keys: Tensor) -> LearnedState:
-        """Start one session per key (B,), each at a logged start."""
+        """Start one session per key (B,), each at a logged start, or as a new user where a share of those is stated."""
         keys = keys.to(self.device)
-        row = bits(fold(keys, _RESET), 1)[:, 0] % len(self.starts.user)  # (B,) the same rule as in known worlds
-        clock = self._times[row]
-        return LearnedState(
-            keys=keys,
-            depth=torch.zeros_like(keys),
-            visit=torch.zeros_like(keys),
-            start=row,
-            user=self.starts.user[row],
-            clock=clock,
-            cache=take(self._caches, row),
-            history=ring.of_padded(self.starts.items[row], self.starts.feedback[row]),
-            recent=memory.fresh(len(keys), device=self.device),
-            effects=self._mood(keys, row, clock),
-        )
+        return self._begin(keys, self._beginnings.draw(keys))
+
+    def newcomers(self, keys: Tensor) -> LearnedState:
+        """Start one session per key (B,), each of a new user: as `reset` on the same keys, with empty histories.
+
+        `user` and `start` say whose clock and profile were taken; a share of new users set for `reset` plays no part.
+        """
+        keys = keys.to(self.device)
+        return self._begin(keys, self._beginnings.newcomers(keys))
 
     def away(self, state: LearnedState) -> Tensor:
         """Days until each user is back if the session ends now, (B,) float32; inf: never; nan: not modelled."""
@@ -142,20 +142,17 @@ class LearnedUsers:
             return torch.full((len(state.keys),), torch.nan, device=self.device)
         depth, sums = state.depth.to(torch.float32), ring.total_since(state.history)
         log_odds = self.returning.log_odds(state.cache.state, depth, sums)
-        return self.returning.draw(log_odds, uniform(fold(fold(state.keys, _RESET), _AWAY), 2))
+        return self.returning.draw(log_odds, uniform(fold(fold(state.keys, RESET), _AWAY), 2))
 
     def revisit(self, state: LearnedState, days: Tensor) -> LearnedState:
         """Begin the next session of every user after `days` (B,): history and taste stay, mood and memory are new."""
-        keys = fold(fold(state.keys, _RESET), _NEXT)
+        keys = fold(fold(state.keys, RESET), _NEXT)
         clock = state.clock + days.to(torch.float64) * _SECONDS_A_DAY
-        return LearnedState(
+        return state._replace(
             keys=keys,
             depth=torch.zeros_like(state.depth),
             visit=state.visit + 1,
-            start=state.start,
-            user=state.user,
             clock=clock,
-            cache=state.cache,
             history=ring.of_padded(*ring.ordered(state.history)),
             recent=memory.fresh(len(keys), device=self.device),
             effects=self._mood(keys, state.start, clock),
@@ -269,9 +266,25 @@ class LearnedUsers:
             columns.append(amount)
         return torch.stack(columns, 2)
 
+    def _begin(self, keys: Tensor, begun: Begun) -> LearnedState:
+        """The state in which sessions begin."""
+        row, clock = begun.row, self._times[begun.row]
+        return LearnedState(
+            keys=keys,
+            depth=torch.zeros_like(keys),
+            visit=torch.zeros_like(keys),
+            start=row,
+            user=self.starts.user[row],
+            clock=clock,
+            cache=begun.cache,
+            history=ring.of_padded(begun.items, begun.feedback),
+            recent=memory.fresh(len(keys), device=self.device),
+            effects=self._mood(keys, row, clock),
+        )
+
     def _mood(self, keys: Tensor, start: Tensor, clock: Tensor) -> Tensor:
         """A session's intercepts, (B, F + 1): calibration, what the clock and the profile say, and its own."""
-        luck = normal(fold(fold(keys, _RESET), _MOOD), len(self.kinds) + 1)
+        luck = normal(fold(fold(keys, RESET), _MOOD), len(self.kinds) + 1)
         own = torch.addcmul(self.heads.intercept, luck, self.heads.effect_scale)
         if not self.heads.shape.context_width:
             return own
@@ -304,16 +317,6 @@ class LearnedUsers:
         here = (self._slots < state.history.pushes.unsqueeze(1)).to(torch.float32)  # (B, L) met in this session
         itself = memory.met_before(met, consumed, here, slates)
         return torch.cat([lately, usually, itself], 2), itself[:, :, 0]
-
-    def _encode(self, starts: Starts) -> tuple[Starts, Any]:
-        """The starts with their caches, as many as fit."""
-        one = self.backbone.start(1)
-        size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(one))
-        count = min(len(starts.user), max(1, self.start_megabytes * 1_000_000 // size))
-        rows = slice(0, count)
-        parts = (starts.user, starts.items, starts.feedback, starts.time, starts.profile)
-        kept = Starts(*(None if part is None else part[rows].to(self.device) for part in parts))  # type: ignore[arg-type]
-        return kept, self.backbone.prefill(kept.items, kept.feedback)
 
 
 def _dependencies(kinds: tuple[FeedbackKind, ...]) -> tuple[int | None, ...]:

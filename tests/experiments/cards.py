@@ -41,7 +41,8 @@ def card(trained: dict[str, float], **more: Any) -> Scorecard:
         "leave": {"auc": 0.6},
         "reliability": {"click": {"predicted": [0.1, 0.3], "observed": [0.1, 0.25], "count": [5.0, 5.0]}},
         "lengths": {"logged": [3.0, 2.0], "simulated": [2.5, 2.5]}, "mean_length": {"logged": 1.4, "simulated": 1.5},
-        "next_item": {"ndcg@10": 0.1},
+        "next_item": {"ndcg@10": 0.1, "cold": {
+            "unmet items": {"cases": 7, "hr@10": 0.5, "ndcg@10": 0.25, "auc": 0.75}, "rare items": {"cases": 0}}},
     }  # fmt: skip
     shown = ({"policy": "popularity", "steps": [
         {"item": 1, "title": "<script>alert(1)</script>", "category": "A&B", "feedback": {"click": 1.0}, "reward": 1.0,
