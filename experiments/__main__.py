@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import tyro
 
+from experiments.audit import Audit
 from experiments.bench import Bench
 from experiments.download import Download
 from experiments.evaluate import Evaluate
@@ -20,7 +21,7 @@ from experiments.sample import Sample
 from experiments.train import Train
 from experiments.worlds import Worlds
 
-STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Worlds, Ladder, Bench, Sample)
+STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Worlds, Ladder, Audit, Bench, Sample)
 
 
 def main(arguments: list[str] | None = None) -> int:
