@@ -114,6 +114,7 @@ def make_scorecard(run: Run, loaded: Loaded, settings: Evaluate, scores: dict[st
         seeds=tuple(range(max((row.seeds for row in rows), default=1))),
         dataset=dataset,
         logged=_number(t_interval(outcome.reward, outcome.user, level=config.level)),
+        logged_high=float(np.quantile(outcome.reward, 0.99)),
         fidelity=loaded.fidelity,
         shown=tuple(
             _example(run, loaded, sessions, name, config) for name in (REFERENCE, *([best.policy] if best else []))
@@ -171,6 +172,7 @@ def _row(run: Run, name: str, scores: dict[str, Scores], asked: npt.NDArray[np.i
         truth_difference=None if name == REFERENCE else mean("truth", today),
         ope=tuple(facts.get("ope", ())),
         ope_per_step=tuple(facts.get("ope_per_step", ())),
+        doubt=facts.get("doubt"),
         lengths=tuple(facts["lengths"]),
         curves=tuple(curve for seed in seeds if (curve := learning_curve(run.policy(name, seed)))),
     )

@@ -51,6 +51,36 @@ def plots(card: Scorecard) -> list[tuple[str, str, str]]:
     return [(title, hint, to_svg(figure)) for title, hint, figure in made if figure is not None]
 
 
+def ladder_plot(ladder: dict[str, Any]) -> Figure:
+    """Spearman, regret and over-estimation against the number of logged sessions, a line for each logging policy."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    names = (("spearman", "Spearman with the truth"), ("regret", "regret"), ("over_estimation", "over-estimation"))
+    shares = sorted({row["exploration"] for row in ladder["summary"]})
+    for axis, (name, title) in zip(axes, names, strict=True):
+        for colour, share in zip(SERIES, shares, strict=False):
+            rows = sorted(
+                (row for row in ladder["summary"] if row["exploration"] == share), key=lambda r: r["sessions"]
+            )
+            size = np.array([row["sessions"] for row in rows])
+            mean = np.array([row[name][0] for row in rows])
+            low, high = (
+                np.array([row[name][0] if row[name][k] is None else row[name][k] for row in rows]) for k in (1, 2)
+            )
+            axis.errorbar(
+                size, mean, yerr=(mean - low, high - mean), color=colour, marker="o", capsize=3, label=f"{share:.0%}"
+            )
+        axis.set_xscale("log")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("logged sessions")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(-1.05, 1.05)
+    axes[0].axhline(0.9, color="#9ca3af", linestyle="--", linewidth=1)
+    axes[2].axhline(0.0, color="#9ca3af", linestyle="--", linewidth=1)
+    axes[0].legend(title="explored", frameon=False, fontsize=8)
+    return figure
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as an SVG element, without the XML header; the same text for the same figure."""
     out = io.StringIO()

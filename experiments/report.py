@@ -10,11 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments.plots import plots
+from experiments import trust
+from experiments.audit import read_audit
+from experiments.plots import ladder_plot, plots, to_svg
 from experiments.runs import Run
 from experiments.scorecard import Number, Row, Scorecard, read_scorecard
 from experiments.verdict import best_trivial, verdict
-from recgym.files import write_bytes
+from recgym.files import read_json, write_bytes
 
 Table = dict[str, Any]
 
@@ -38,16 +40,22 @@ def write_report(run: Run) -> Path:
         FormatError: the scorecard is missing (with the command that makes it) or foreign.
     """
     card = read_scorecard(run.need(run.scorecard, "evaluate"))
-    write_bytes(run.report, render(card, run.config()).encode())
+    audit = read_audit(run.folder) if (run.folder / "audit.json").exists() else None
+    ladder = read_json(run.ladder, format="recgym-ladder", version=1) if run.ladder.exists() else None
+    write_bytes(run.report, render(card, run.config(), audit, ladder).encode())
     return run.report
 
 
-def render(card: Scorecard, config: dict[str, Any]) -> str:
+def render(
+    card: Scorecard, config: dict[str, Any], audit: dict[str, Any] | None = None, ladder: dict[str, Any] | None = None
+) -> str:
     """The page as HTML.
 
     Args:
         card: what `evaluate` found.
         config: what the stages wrote about themselves, as of `Run.config`.
+        audit: what the exploitation audit found, where it was run.
+        ladder: what the ladder found, where its `ladder.json` stands in the run folder.
     """
     environment = Environment(
         loader=PackageLoader("experiments"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -60,11 +68,54 @@ def render(card: Scorecard, config: dict[str, Any]) -> str:
         tables=tables(card),
         shown=card.shown,
         fidelity=card.fidelity or {},
+        trust=_trust(card, audit, ladder),
         facts=_facts(card),
         stages=config.get("stages", {}),
         config=config,
         config_json=json.dumps(config.get("stages", {}), indent=1),
     )
+
+
+def _trust(card: Scorecard, audit: dict[str, Any] | None, ladder: dict[str, Any] | None) -> dict[str, Any]:
+    """What the page's part on trust shows."""
+    fidelity = card.fidelity or {}
+    places = list(audit["rows"][0]["reward"]) if audit else []
+    found: list[Table] = [
+        {
+            "title": "Held-out calibration",
+            "note": "On test sessions, which trained and calibrated nothing. ECE: mean distance of predicted chance "
+            "and observed rate over ten groups; noise: what chance alone would make it, were every prediction right.",
+            "columns": ["behaviour", "cases", "logged", "simulated", "off by", "ECE", "noise", "tells apart"],
+            "rows": trust.calibration(fidelity),
+        },
+        {
+            "title": "Where the ensemble disagrees",
+            "note": "Standard deviation over models fitted to resampled sessions, a unit of simulated reward.",
+            "columns": ["policy", "disagreement"],
+            "rows": trust.doubts(card.rows),
+        },
+        {
+            "title": "Exploitation audit",
+            "note": "Reward in the users trained in, in users learned from other people, and in the truth where it is "
+            "known; then how much more is earned in the first. Intervals over seeds and users.",
+            "columns": ["policy", *places, *(f"more than in {place}" for place in places[1:])],
+            "rows": trust.audit_rows(audit) if audit else [],
+        },
+        {
+            "title": "The ladder, measured on a known world",
+            "note": "Learned users rank policies as the truth does (Spearman); regret of taking their favourite, as a "
+            "share of the way from worst to best; over-estimation of that favourite (1 is 100%), and of all policies.",
+            "columns": ["logged sessions", "explored", "Spearman", "regret", "over-estimation", "of all"],
+            "rows": trust.ladder_rows(ladder) if ladder else [],
+        },
+    ]
+    return {
+        "findings": trust.findings(card, audit, ladder),
+        "alarms": trust.alarms(card, audit),
+        "measures": trust.measures(fidelity),
+        "tables": [table for table in found if table["rows"]],
+        "plot": Markup(to_svg(ladder_plot(ladder))) if ladder and ladder.get("summary") else None,
+    }
 
 
 def tables(card: Scorecard) -> list[Table]:

@@ -64,6 +64,11 @@ class Run:
         return self.folder / "scorecard.json"
 
     @property
+    def ladder(self) -> Path:
+        """The ladder's figures, where they were copied here."""
+        return self.folder / "ladder.json"
+
+    @property
     def report(self) -> Path:
         """The page that people read."""
         return self.folder / "report.html"

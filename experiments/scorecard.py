@@ -97,6 +97,8 @@ class Row:
     """`recgym.types.Estimate` of the session's value from logs alone, one a method, as dicts."""
     ope_per_step: tuple[dict[str, Any], ...] = ()
     """The same for the reward of one step."""
+    doubt: float | None = None
+    """Ensemble's disagreement (standard deviation) a unit of simulated reward; None where there is no ensemble."""
     lengths: tuple[int, ...] = ()
     """Simulated sessions that ended after 1, 2, ..., max_steps steps."""
     curves: tuple[Curve, ...] = ()
@@ -132,6 +134,8 @@ class Scorecard:
     """name, users, items, steps, sessions, kinds, exposures, fingerprint, splits {part: steps}, repairs [...]."""
     logged: Number | None = None
     """Mean reward of the logged sessions of the test part, for scale; None where rewards were not logged."""
+    logged_high: float | None = None
+    """Reward that one in a hundred logged test sessions exceeds."""
     fidelity: dict[str, Any] | None = None
     """What `recgym.users.fidelity` found about the simulated users."""
     shown: tuple[dict[str, Any], ...] = ()
@@ -208,7 +212,7 @@ def _flat(row: Row) -> dict[str, Any]:
     for name, number in numbers.items():
         ends = (None, None, None) if number is None else (number.value, number.low, number.high)
         line |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
-    line |= {name: getattr(row, name) for name in ("coverage", "gini", "novelty", "diversity", "popularity")}
+    line |= {name: getattr(row, name) for name in ("coverage", "gini", "novelty", "diversity", "popularity", "doubt")}
     line |= {f"latency_{name}_ms": value for name, value in row.latency_ms.items()}
     for prefix, estimates in (("ope", row.ope), ("ope_per_step", row.ope_per_step)):
         for estimate in estimates:

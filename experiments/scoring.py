@@ -36,6 +36,7 @@ from recgym.types import Policy, Transitions
 
 ORACLE = "oracle"
 NEGATIVES = 100
+_DOUBT_SESSIONS = 300
 _FIT = FitConfig(rounds=20, updates=40)
 
 
@@ -116,6 +117,7 @@ def score_policy(run: Run, config: ScoringConfig, reward: dict[str, float] | Non
         parts.append(part)
     assert shown is not None
     facts = _shown_facts(shown, loaded, config) | {"latency_ms": latency(sessions, policies[0]), "seeds": len(policies)}
+    facts["doubt"] = _doubt(sessions, policies[0], config)
     if config.off_policy and config.slate_size == 1 and loaded.sequences.exposures:
         facts["ope"], facts["ope_per_step"] = _off_policy(policies[0], loaded, sessions, config)
     return Scores({key: np.stack([part[key] for part in parts]) for key in parts[0]}, facts)
@@ -184,6 +186,17 @@ def _shown_facts(shown: Transitions, loaded: Loaded, config: ScoringConfig) -> d
     lengths = np.bincount(depth, minlength=config.max_steps + 1)[1:]
     finite = {name: value if np.isfinite(value) else None for name, value in found.items()}
     return {"exposure": finite, "lengths": lengths.tolist()}
+
+
+def _doubt(sessions: Sessions[Any], policy: Policy, config: ScoringConfig) -> float | None:
+    """The ensemble's disagreement a unit of reward, along simulated sessions of the policy."""
+    if not getattr(sessions.users, "members", ()):
+        return None
+    wary = Sessions(sessions.users, dataclasses.replace(sessions.config, pessimism=1.0))
+    count = min(config.sessions, _DOUBT_SESSIONS)
+    plain, doubted = (collect(met, policy, num_sessions=count, seed=config.seed) for met in (sessions, wary))
+    earned = float(plain.reward.sum())
+    return (earned - float(doubted.reward.sum())) / earned if earned > 0 else None
 
 
 def _off_policy(
