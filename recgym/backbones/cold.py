@@ -69,7 +69,7 @@ def item_features(items: pl.DataFrame) -> Profile:
         count = rows["category"].drop_nulls().value_counts().sort("count", "category", descending=[True, False])
         common = pl.col("category").is_in(count["category"].head(most).to_list())
         rows = rows.with_columns(pl.when(common).then(pl.col("category")).alias("category"))
-    return encode(rows, most_values=most)
+    return encode(rows, most_values=most, codes=("category",))
 
 
 def fit_ridge(
@@ -85,7 +85,8 @@ def fit_ridge(
         features: (Q, P).
         values: (Q, D).
         weight: (Q,) positive.
-        penalties: to choose from, in units of the mean squared singular value of the centred, weighted features.
+        penalties: to choose from, in units of the mean squared singular value (above 0) of the centred, weighted
+            features.
     """
     root = np.sqrt(weight)[:, None]  # (Q, 1)
     mean_x, mean_y = weight @ features / weight.sum(), weight @ values / weight.sum()

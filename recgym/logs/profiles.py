@@ -29,15 +29,18 @@ def profile_of(table: pl.DataFrame, users: list[str]) -> Profile:
     return encode(rows.drop("user"))
 
 
-def encode(rows: pl.DataFrame, *, most_values: int = MOST_VALUES) -> Profile:
-    """Every column of `rows` (U of them) as numbers; text with more than `most_values` values is left out."""
+def encode(rows: pl.DataFrame, *, most_values: int = MOST_VALUES, codes: tuple[str, ...] = ()) -> Profile:
+    """Every column of `rows` (U of them) as numbers; text with more than `most_values` values is left out.
+
+    Columns named in `codes` are text even where they are written in digits.
+    """
     columns: list[FloatArray] = []
     names: list[str] = []
     left_out: list[str] = []
     for name in rows.columns:
         number = rows[name].cast(pl.Float64, strict=False)
         numeric = int(number.is_not_null().sum()) == int(rows[name].is_not_null().sum())
-        if numeric and number.n_unique() >= LEAST_AMOUNTS:
+        if numeric and name not in codes and number.n_unique() >= LEAST_AMOUNTS:
             known = number.to_numpy()
             spread = float(np.nanstd(known)) or 1.0
             columns.append(np.nan_to_num((known - np.nanmean(known)) / spread).astype(np.float32))

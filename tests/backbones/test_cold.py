@@ -137,6 +137,15 @@ def test_of_many_categories_the_commonest_are_kept(monkeypatch: pytest.MonkeyPat
     assert item_features(items).names == ("category=x", "category=y")
 
 
+def test_categories_in_digits_are_names_and_prices_are_amounts() -> None:
+    items = pl.DataFrame({"item": [f"i{j}" for j in range(40)], "category": [str(100 + j % 20) for j in range(40)]})
+    items = items.with_columns(price=pl.Series(np.arange(40.0)))
+    found = item_features(items)
+    assert found.names == (*(f"category={100 + j}" for j in range(20)), "price")
+    assert found.values[:, :20].sum() == 40
+    assert float(found.values[:, 20].std()) == pytest.approx(1, abs=1e-5)
+
+
 def hidden_items_log(seed: int) -> tuple[Sequences, splits.Roles, DoubleArray]:
     """300 users who stay in the category of their last choice; a fifth of the items comes out after the training part.
 
