@@ -59,9 +59,8 @@ def ladder_plot(ladder: dict[str, Any]) -> Figure:
     shares = sorted({row["exploration"] for row in ladder["summary"]})
     for axis, (name, title) in zip(axes, names, strict=True):
         for colour, share in zip(SERIES, shares, strict=False):
-            rows = sorted(
-                (row for row in ladder["summary"] if row["exploration"] == share), key=lambda r: r["sessions"]
-            )
+            rows = [row for row in ladder["summary"] if row["exploration"] == share]
+            rows.sort(key=lambda row: float(row["sessions"]))
             size = np.array([row["sessions"] for row in rows])
             mean = np.array([row[name][0] for row in rows])
             low, high = (

@@ -130,7 +130,7 @@ def _like_the_logged(fidelity: Numbers) -> Finding:
     if not kinds:
         return Finding(question, "not measured", "There is no held-out fit.")
     first = kinds[0]
-    error, ece = abs(first["predicted_rate"] / first["rate"] - 1), first["ece"]
+    error, ece = abs(first["predicted_rate"] / first["rate"] - 1), first.get("ece") or 0.0
     why = (
         f"On held-out sessions the first behaviour's rate is off by {error:.1%}, its calibration error is {ece:.3f}, "
         f"its AUC {_two(first.get('auc'))}."
@@ -142,9 +142,8 @@ def _like_the_logged(fidelity: Numbers) -> Finding:
 
 def _unlike_the_logged(card: Scorecard, ladder: Numbers | None) -> Finding:
     question = "Rank policies of different kinds by long-term reward"
-    truth = [
-        (row.reward.value, row.truth.value) for row in card.rows if row.truth and row.truth.known and row.reward.known
-    ]
+    known = [(row, row.truth) for row in card.rows if row.truth and row.truth.known and row.reward.known]
+    truth = [(row.reward.value, number.value) for row, number in known]
     if len(truth) >= 3:
         pairs = [(a, b) for i, a in enumerate(truth) for b in truth[:i]]
         agree = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs)
@@ -165,9 +164,7 @@ def _unlike_the_logged(card: Scorecard, ladder: Numbers | None) -> Finding:
             f"Not known for this log. With about {near['sessions']:,.0f} sessions of a known world the rank "
             f"correlation with the truth was {worst:.2f} to {best:.2f}, by how much the logger explored (the ladder).",
         )
-    return Finding(
-        question, "not measured", "Run `python -m experiments ladder`; the truth behind this log is not known."
-    )
+    return Finding(question, "not measured", "The truth behind this log is not known; no ladder stands beside it.")
 
 
 def _trained(audit: Numbers | None) -> Finding:
@@ -205,11 +202,12 @@ def _sessions(fidelity: Numbers) -> Finding:
         return Finding(question, "not measured", "The log says too little of how sessions end.")
     off = abs(length["simulated"] / length["logged"] - 1)
     why = (
-        f"AUC of leaving is {leave['auc']:.2f}, its calibration error {leave['ece']:.3f}, mean length off by {off:.0%}."
+        f"AUC of leaving is {leave['auc']:.2f}, its calibration error {_three(leave.get('ece'))}, the mean length is "
+        f"off by {off:.0%}."
     )
-    return Finding(
-        question, "no" if off > LENGTH_ALARM else "yes" if leave["auc"] >= DISCRIMINATION_ALARM else "with care", why
-    )
+    if off > LENGTH_ALARM:
+        return Finding(question, "no", why)
+    return Finding(question, "yes" if leave["auc"] >= DISCRIMINATION_ALARM else "with care", why)
 
 
 def _retention(fidelity: Numbers) -> Finding:
@@ -243,11 +241,8 @@ def audit_rows(audit: Numbers) -> list[list[str]]:
     rows = []
     for row in audit["rows"]:
         name = row["policy"] + ("" if row["pessimism"] is None else f", pessimism {row['pessimism']:g}")
-        cells = [f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for one in row["reward"].values()]
-        gaps = [
-            f"{one['value']:+.0%} [{one['low']:+.0%}, {one['high']:+.0%}]" for one in row["over_estimation"].values()
-        ]
-        rows.append([name, *cells, *gaps])
+        rewards, gaps = row["reward"].values(), row["over_estimation"].values()
+        rows.append([name, *(_styled(one, ".2f") for one in rewards), *(_styled(one, "+.0%") for one in gaps)])
     return rows
 
 

@@ -104,8 +104,8 @@ def test_the_same_scorecard_gives_the_same_page() -> None:
 
 def test_new_users_and_items_stand_apart() -> None:
     page = render(card({"dqn": 2.4}), {})
-    assert "<td>backbone</td><td>NDCG@10 0.100</td>" in page
-    assert "<td>backbone, unmet items</td><td>7 targets: HR@10 0.500, NDCG@10 0.250, AUC 0.750</td>" in page
+    assert "<dt>backbone</dt><dd>NDCG@10 0.100</dd>" in page
+    assert "<dt>backbone, unmet items</dt><dd>7 targets: HR@10 0.500, NDCG@10 0.250, AUC 0.750</dd>" in page
     assert "rare items" not in page  # of none there is nothing to say
 
 
