@@ -65,17 +65,17 @@ class SessionsVecEnv(VecEnv):
 
     def step_wait(self) -> _Step:
         """Observations (B, D + 1) after the step (of the new session where one ended), rewards, ends and infos."""
-        slates = torch.from_numpy(self._actions).reshape(-1, 1).to(torch.int64) + 1
+        slates = torch.from_numpy(self._actions).reshape(-1, 1).to(self.sessions.device, torch.int64) + 1
         self._state, outcome = self.sessions.step(self._state, slates)
         features = self._features(self._state).numpy().copy()
-        reward = outcome.reward.to(torch.float32).numpy().copy()
+        reward = outcome.reward.to("cpu", torch.float32).numpy().copy()
         self._return += reward
         self._length += 1
-        done = (outcome.terminated | outcome.truncated).numpy().copy()
+        done = (outcome.terminated | outcome.truncated).cpu().numpy().copy()
         infos = [self._nothing] * self.num_envs
         if done.any():
             rows = np.flatnonzero(done)
-            cut = (outcome.truncated & ~outcome.terminated).numpy()
+            cut = (outcome.truncated & ~outcome.terminated).cpu().numpy()
             for row in rows:
                 infos[row] = {
                     "terminal_observation": features[row].copy(),
@@ -107,7 +107,7 @@ class SessionsVecEnv(VecEnv):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the sessions that `state_dict` gave, under the same seed."""
-        self._state = self.sessions.reset(self._keys.clone())  # the state keeps the tensor it is given
+        self._state = self.sessions.reset(self._keys)
         for leaf, saved in zip(leaves(self._state), state["leaves"], strict=True):
             leaf.copy_(saved)
         self._episode = state["episode"].clone()

@@ -79,8 +79,9 @@ def band(name: str, *, sessions: int, seed: int, **settings: Any) -> dict[str, I
 
 
 def planning(rows: dict[str, Interval]) -> float:
-    """(best known - myopic) / best known."""
-    return 1 - rows["myopic"].value / rows["best known"].value
+    """(best known - myopic) / best known; 0 where even the best known policy earns nothing."""
+    best = rows["best known"].value
+    return 1 - rows["myopic"].value / best if best else 0.0
 
 
 def describe(name: str, rows: dict[str, Interval]) -> str:

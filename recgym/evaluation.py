@@ -145,7 +145,7 @@ def latency(sessions: Sessions[Any], policy: Policy, *, seed: int = 0, decisions
     """
     state = sessions.reset(session_keys(seed, 1))
     observation = sessions.observe(state, policy.reads)
-    key = fold(session_keys(seed, 1), 1)
+    key = fold(session_keys(seed, 1, device=sessions.device), 1)
     times = []
     with torch.no_grad():
         for _ in range(decisions + 20):

@@ -49,13 +49,14 @@ def collect(
         progress: show a progress bar.
 
     Returns:
-        Transitions in the order of the sessions; `user` is the logged user, where the users know it.
+        Transitions in the order of the sessions; `user` is the logged user, where the users know it, else
+        the session's number.
     """
     parts = []
     with tqdm(total=num_sessions, desc=policy.name, unit="session", disable=not progress) as bar:
         for rows in batches(num_sessions, batch_size):
             keys = session_keys(seed, rows.stop - rows.start, first=rows.start, device=sessions.device)
-            parts.append(_collect_batch(sessions, policy, keys, keep, propensities))
+            parts.append(_collect_batch(sessions, policy, keys, rows.start, keep, propensities))
             bar.update(rows.stop - rows.start)
     return _join(parts)
 
@@ -81,21 +82,21 @@ class _Steps(NamedTuple):
 
 @torch.no_grad()
 def _collect_batch(
-    sessions: Sessions[Any], policy: Policy, keys: Tensor, keep: tuple[Reads, ...], propensities: bool
+    sessions: Sessions[Any], policy: Policy, keys: Tensor, first: int, keep: tuple[Reads, ...], propensities: bool
 ) -> Transitions:
-    """One batch of sessions, from start to end."""
+    """One batch of sessions, the `first` of them so numbered, from start to end."""
     state = sessions.reset(keys)
     row = torch.arange(len(keys), device=sessions.device)
     found: list[_Steps] = []
     final_context = torch.zeros(len(keys), 1)
     final_state = torch.zeros(len(keys), sessions.state_width) if "state" in keep else None
-    user = getattr(state.users, "user", row).cpu().numpy().astype(np.int64)
+    user = getattr(state.users, "user", first + row).cpu().numpy().astype(np.int64)
     step = 0
     while len(row):
         observation = sessions.observe(state, policy.reads)
         kept = [sessions.observe(state, reads) if reads != policy.reads else observation for reads in keep]
         action = policy.act(observation, fold(fold(keys[row], step), _CHOICE))
-        chance = torch.full((len(row),), torch.nan, dtype=torch.float64)
+        chance = torch.full((len(row),), torch.nan, dtype=torch.float64, device=sessions.device)
         if propensities:
             chance = policy.probabilities(observation).gather(1, action[:, :1] - 1)[:, 0].double()
         state, outcome = sessions.step(state, action)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from recgym.settings import check_numbers
+
 FEWEST_TOPICS, MOST_TOPICS = 3, 5
 """Topics that a user cares about: at least and at most."""
 
@@ -55,6 +57,7 @@ class BoredomConfig:
 
     def __post_init__(self) -> None:
         """Refuse what makes no world."""
+        check_numbers(self)
         for field in ("num_items", "slate_size", "threshold", "memory", "window", "diversity_threshold"):
             if getattr(self, field) < 1:
                 raise ValueError(f"BoredomConfig.{field} is {getattr(self, field)}, expected at least 1")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recgym.random import fold, session_keys, uniform
+from recgym.settings import check_numbers
 
 _TOP_RANKED = 3
 """Categories that one user likes at most."""
@@ -78,6 +79,7 @@ class StorefrontConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and shares that make no world."""
+        check_numbers(self)
         for field in ("num_items", "num_users", "num_categories", "rank", "length", "miss_limit"):
             if getattr(self, field) < 1:
                 raise ValueError(f"StorefrontConfig.{field} is {getattr(self, field)}, expected at least 1")

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from recgym.random import bits, fold
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users.history import History
@@ -65,6 +66,7 @@ class CoatConfig:
 
     def __post_init__(self) -> None:
         """Refuse distances and lengths that make no rule."""
+        check_numbers(self)
         if not 0 <= self.threshold < float("inf"):
             raise ValueError(f"CoatConfig.threshold is {self.threshold}, expected a finite distance, at least 0")
         for name, least in (("window", 1), ("length", 0)):

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from recgym.random import fold, normal, session_keys, uniform, uniform_at
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 
 CLICK, WATCH = 0, 1
@@ -67,6 +68,7 @@ class InterestEvolutionConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and amounts that make no world."""
+        check_numbers(self)
         for name in ("num_candidates", "num_topics"):
             if getattr(self, name) < 1:
                 raise ValueError(f"InterestEvolutionConfig.{name} is {getattr(self, name)}, expected at least 1")
@@ -156,7 +158,7 @@ class InterestEvolution:
         interest = state.interest.scatter_(1, topic, torch.where(clicked, moved, level))
 
         took = clicked.squeeze(1)
-        watch = state.budget.clamp(max=config.video_minutes) * took  # (B,)
+        watch = state.budget.clamp(0, config.video_minutes) * took  # (B,)
         gain = watch * (quality * config.quality_return - 1)
         budget = state.budget + torch.where(took, gain, -config.no_click_cost)
         feedback = torch.zeros(batch, slots, len(self.kinds), device=self.device)

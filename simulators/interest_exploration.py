@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from recgym.random import fold, normal, uniform, uniform_at
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 from simulators.choice import multinomial_logit, pick
 
@@ -57,6 +58,7 @@ class InterestExplorationConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and chances that make no world."""
+        check_numbers(self)
         if self.num_candidates < 1:
             raise ValueError(f"InterestExplorationConfig.num_candidates is {self.num_candidates}, expected at least 1")
         for name in ("share_of_kind_0", "share_of_topic_0"):

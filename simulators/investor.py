@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from recgym.random import fold, normal, session_keys, uniform, uniform_at
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users.history import History
@@ -48,6 +49,7 @@ _SHIFT = (0.0, 0.3, -0.2)
 """What each regime adds to risk appetite."""
 _MEAN, _SPREAD = (0.3, 0.8, -3.0), (0.5, 0.7, 1.5)
 """Return of each regime, percent a step per unit of risk."""
+_LEAST_TRUST = -3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ class InvestorConfig:
     loss_aversion: float = 2.25
     """A loss weighs as much as this many gains."""
     trust_most: float = 0.5
-    """Trust that no gain exceeds; the least is -3."""
+    """Trust that no gain exceeds, above the least, which is -3."""
     leave: float = -6.0
     """Log-odds of leaving at trust 0."""
     leave_trust: float = 2.0
@@ -81,6 +83,7 @@ class InvestorConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and shares that make no world."""
+        check_numbers(self)
         for name, least in (("num_items", 1), ("length", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"InvestorConfig.{name} is {getattr(self, name)}, expected at least {least}")
@@ -89,6 +92,8 @@ class InvestorConfig:
                 raise ValueError(f"InvestorConfig.{name} is {getattr(self, name)}, expected at least 0")
         if not all(0 <= share < 1 for share in self.persistence):
             raise ValueError(f"InvestorConfig.persistence is {self.persistence}, expected three chances, 0 to below 1")
+        if not self.trust_most > _LEAST_TRUST:
+            raise ValueError(f"InvestorConfig.trust_most is {self.trust_most}, expected above {_LEAST_TRUST:g}")
         for name in ("exposure_decay", "trust_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"InvestorConfig.{name} is {getattr(self, name)}, expected 0 <= share < 1")
@@ -186,7 +191,7 @@ class Investor:
         exposure = config.exposure_decay * state.exposure + (invested * self.risk[index]).sum(1)
         outcome = exposure * market / 2
         felt = torch.where(outcome < 0, config.loss_aversion * outcome, outcome)
-        trust = (config.trust_decay * state.trust + config.trust_gain * felt).clamp(-3, config.trust_most)
+        trust = (config.trust_decay * state.trust + config.trust_gain * felt).clamp(_LEAST_TRUST, config.trust_most)
         leaves = draws[:, 1] < torch.sigmoid(config.leave - config.leave_trust * trust)
         if config.length:
             for slot in range(slots):

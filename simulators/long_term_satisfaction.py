@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from recgym.random import fold, normal, session_keys, uniform
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 
 _USER, _DOCUMENTS, _STEPS = 0, 1, 2
@@ -59,6 +60,7 @@ class LongTermSatisfactionConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and shares that make no world."""
+        check_numbers(self)
         for name in ("num_candidates", "session_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"LongTermSatisfactionConfig.{name} is {getattr(self, name)}, expected at least 1")

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from recgym.random import fold, normal, session_keys, uniform, uniform_at
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users.history import History
@@ -72,6 +73,7 @@ class OrganicBanditConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and chances that make no world."""
+        check_numbers(self)
         for name, least in (("num_items", 2), ("num_factors", 1), ("length", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"OrganicBanditConfig.{name} is {getattr(self, name)}, expected at least {least}")

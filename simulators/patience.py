@@ -207,6 +207,7 @@ class KuaiSim:
         """Of click + rate * temper spared, (F,), that with the most clicks per temper: a search over the rate."""
         config, best, most = self.config, click, 0.0
         interest = self.responses.users[:users]
+        users = len(interest)  # a small world has fewer
         for rate in torch.cat([torch.zeros(1), torch.logspace(-2, 1, 16)]).tolist():
             weights = click + rate * self._temper_weights
             ranking = self.responses.varied(self.responses.fused(interest, weights))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from simulators.responses import BEHAVIOURS, ResponseConfig
 
@@ -15,6 +15,7 @@ _NOTHING = (0.0,) * len(BEHAVIOURS)
 class KuaiSimConfig(ResponseConfig):
     """Responses, temper and return; the defaults are the repaired whole session."""
 
+    _UNBOUNDED: ClassVar[tuple[str, ...]] = ("temper", "most")
     temper: float = 20.0
     """Temper at the start of a session, T0; infinite: nobody leaves."""
     temper_weights: tuple[float, ...] = (-1.0, 2.0, 2.0, 2.0, 2.0, 2.0, -10.0)
@@ -46,13 +47,10 @@ class KuaiSimConfig(ResponseConfig):
         """Refuse what makes no patience."""
         super().__post_init__()
         name = type(self).__name__
-        for field in ("temper_weights", "return_weights"):
-            if len(getattr(self, field)) != len(BEHAVIOURS):
-                raise ValueError(
-                    f"{name}.{field} is {getattr(self, field)}, expected {len(BEHAVIOURS)}: {', '.join(BEHAVIOURS)}"
-                )
         if not self.temper >= 1:
             raise ValueError(f"{name}.temper is {self.temper}, expected at least 1: users leave below it")
+        if not self.cost >= 0:
+            raise ValueError(f"{name}.cost is {self.cost}, expected at least 0")
         if not 0 <= self.least <= self.most:
             raise ValueError(f"{name}.least is {self.least} and most {self.most}, expected 0 <= least <= most")
         if self.returns not in ("none", "last slate", "whole session"):

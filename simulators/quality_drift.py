@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from recgym.random import fold, normal, session_keys, uniform, uniform_at
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users.history import History
@@ -63,6 +64,7 @@ class QualityDriftConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and shares that make no world."""
+        check_numbers(self)
         for name, least in (("num_items", 1), ("num_topics", 2), ("length", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"QualityDriftConfig.{name} is {getattr(self, name)}, expected at least {least}")

@@ -28,13 +28,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from recgym.random import bits, fold, normal, session_keys
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind
 
 BEHAVIOURS = ("is_click", "long_view", "is_like", "is_comment", "is_forward", "is_follow", "is_hate")
@@ -53,6 +54,8 @@ _TOP = 1000.0
 class ResponseConfig:
     """Who and what there is, and how scores become chances."""
 
+    _UNBOUNDED: ClassVar[tuple[str, ...]] = ()
+    """Fields that may be infinite."""
     seed: int = 0
     """Seed of users and items; sessions draw from their own keys."""
     num_items: int = 1000
@@ -79,6 +82,7 @@ class ResponseConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes, chances and combinations that make no world."""
+        check_numbers(self, unbounded=self._UNBOUNDED)
         for name in ("num_items", "num_users", "width", "slate_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{type(self).__name__}.{name} is {getattr(self, name)}, expected at least 1")
@@ -95,9 +99,9 @@ class ResponseConfig:
             raise ValueError(
                 f"{type(self).__name__}.rates is {self.rates}, but a double squash cannot be calibrated; use rates=None"
             )
-        if len(self.rates) != len(BEHAVIOURS) or not all(0 < rate < 0.8 for rate in self.rates):
+        if not all(0 < rate < 0.8 for rate in self.rates):
             raise ValueError(
-                f"{type(self).__name__}.rates is {self.rates}, expected {len(BEHAVIOURS)} rates between 0 and 0.8:"
+                f"{type(self).__name__}.rates is {self.rates}, expected rates between 0 and 0.8:"
                 f" {', '.join(BEHAVIOURS)}"
             )
 

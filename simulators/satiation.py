@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from recgym.random import fold, normal, session_keys, uniform, uniform_at
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users.history import History
@@ -75,6 +76,7 @@ class SatiationConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and chances that make no world."""
+        check_numbers(self)
         for name, least in (("num_items", 1), ("num_topics", 1), ("length", 0), ("num_tireless", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"SatiationConfig.{name} is {getattr(self, name)}, expected at least {least}")

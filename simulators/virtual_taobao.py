@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from recgym.random import fold, session_keys, uniform, uniform_at
+from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users.history import History
@@ -76,6 +77,7 @@ class VirtualTaobaoConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and coefficients that make no world."""
+        check_numbers(self)
         for name, least in (("num_items", 1), ("length", 0), ("miss_limit", 0), ("leave_miss", 0), ("leave_same", 0)):
             if not least <= getattr(self, name) < float("inf"):
                 raise ValueError(f"VirtualTaobaoConfig.{name} is {getattr(self, name)}, expected at least {least}")

@@ -18,6 +18,7 @@ from recgym.random import uniform
 from recgym.rollout import collect, logged_transitions, reward_weights
 from recgym.types import Observation, Reads
 from recgym.users.storage import load_users
+from simulators import make_world
 from tests.users.small import small_users
 
 
@@ -163,3 +164,10 @@ def test_rewards_of_unknown_kinds_are_refused_and_latency_is_positive() -> None:
         reward_weights(users.kinds, {"buy": 1.0})
     found = latency(Sessions(users), Drawn(), decisions=10)
     assert 0 < found["p50"] <= found["p99"]
+
+
+def test_users_that_nobody_knows_are_numbered_across_batches() -> None:
+    """Intervals resample users: the first sessions of two batches are not one user's."""
+    sessions = Sessions(make_world("interest-evolution"), SessionConfig(max_steps=2))
+    found = collect(sessions, Drawn(num_items=10), num_sessions=10, seed=0, batch_size=4)
+    assert found.user.tolist() == list(range(10))

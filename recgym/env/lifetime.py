@@ -8,7 +8,7 @@ back before the horizon: truncated, for the calendar ended and not the user.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class ReturningUsers(UserModel[S], Protocol[S]):
 class LifetimeConfig(SessionConfig):
     """What the platform may show, what it earns, and how long it looks."""
 
+    _UNBOUNDED: ClassVar[tuple[str, ...]] = ("horizon_days", "return_days")
     max_steps: int = 1000
     """Slates after which a life is truncated, whatever the calendar says."""
     session_steps: int = 50

@@ -6,15 +6,17 @@ when the user leaves (terminated) or after `max_steps` slates (truncated). Nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from recgym.backbones.backbone import Backbone
 from recgym.random import session_keys
+from recgym.settings import check_numbers
 from recgym.types import Observation, Reads, Response, Visible
 from recgym.users.model import UserModel
 
@@ -28,6 +30,8 @@ CONTEXT_STEPS = 100.0
 class SessionConfig:
     """What the platform may show and what it earns."""
 
+    _UNBOUNDED: ClassVar[tuple[str, ...]] = ()
+    """Fields that may be infinite."""
     slate_size: int = 1
     """Items shown at each step, K."""
     reward: Mapping[str, float] | None = None
@@ -42,11 +46,15 @@ class SessionConfig:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_numbers(self, unbounded=self._UNBOUNDED)
         for name in ("slate_size", "max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if not self.pessimism >= 0:
             raise ValueError(f"pessimism is {self.pessimism}, expected at least 0")
+        for name, weight in (self.reward or {}).items():
+            if not math.isfinite(weight):
+                raise ValueError(f"reward of {name!r} is {weight}, expected a finite number")
         if self.repeats not in ("allow", "mask", "refuse"):
             raise ValueError(f"repeats is {self.repeats!r}, expected 'allow', 'mask' or 'refuse'")
 
@@ -109,7 +117,7 @@ class Sessions(Generic[S]):
         self.weights = {name: float(weights[name]) for name in names if name in weights}
         self._columns = {name: names.index(name) for name in self.weights}
         if self.config.pessimism > 0 and not getattr(users, "members", ()):
-            raise ValueError("pessimism needs users with an ensemble: fit them with `users.ensemble` of at least 2")
+            raise ValueError("pessimism needs users with an ensemble: fit them with `users.ensemble` of at least 1")
         probe = users.visible(users.reset(session_keys(0, 1)))
         self.device = probe.vector.device
         self._weights = torch.tensor([self.weights.get(name, 0.0) for name in names], device=self.device)  # (F,)
@@ -121,8 +129,8 @@ class Sessions(Generic[S]):
             )
 
     def reset(self, keys: Tensor) -> SessionState:
-        """Start one session per key, (B,) int64."""
-        keys = keys.to(self.device)
+        """Start one session per key, (B,) int64; the keys are copied, since a state may change in place."""
+        keys = keys.to(self.device, copy=True)
         users = self.users.reset(keys)
         encoded = None
         if self.encoder is not None:

@@ -118,7 +118,7 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
         slates = self.surface.slate(action)
         with torch.inference_mode():  # a fifth faster than without gradients alone; nothing of it leaves this object
             self._state, outcome = self.sessions.step(self._state, slates, checked=True)
-        feedback = outcome.response.feedback[0].numpy()
+        feedback = outcome.response.feedback[0].cpu().numpy()
         if self.render_mode is not None:
             self._record.append(Shown(slates[0].tolist(), feedback.tolist(), bool(outcome.terminated)))
         info: dict[str, Any] = {f"reward_{name}": float(term) for name, term in outcome.terms.items()}

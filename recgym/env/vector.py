@@ -116,7 +116,7 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             raise ValueError(f"session {int(np.argmax(self._over))} has ended: reset it before the next step")
         rows = torch.from_numpy(np.flatnonzero(restart))
         if len(rows) and self._state.shown is not None:
-            slates[rows] = self._allowed(rows)  # ignored actions must not trip over the old session's repeats
+            self._state.shown[rows] = False  # ignored actions must not trip over the old session's repeats
         self._state, outcome = self.sessions.step(self._state, slates, checked=True)
         reward = outcome.reward.cpu().numpy().astype(np.float32)
         terminated, truncated = outcome.terminated.cpu().numpy(), outcome.truncated.cpu().numpy()
@@ -189,12 +189,6 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         fresh = self.sessions.reset(self._next_keys(rows))
         put(self._state, rows, fresh)
         return self.surface.observe(self._state)
-
-    def _allowed(self, rows: Tensor) -> Tensor:
-        """Some slate that may be shown, for rows whose action is ignored, (R, K)."""
-        shown = self._state.shown[rows].to(torch.int8)  # (R, N)
-        allowed: Tensor = shown.argsort(dim=1, stable=True)[:, : self.sessions.config.slate_size]
-        return allowed + 1
 
     def _info(self, info: dict[str, Any], happened: BoolArray) -> dict[str, Any]:
         """Gymnasium's layout of vector infos: an array a name, and beside it where it holds."""

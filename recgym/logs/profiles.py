@@ -25,8 +25,9 @@ class Profile(NamedTuple):
 
 def profile_of(table: pl.DataFrame, users: list[str]) -> Profile:
     """Features of `users` from a table with a column `user`; who is not in it gets zeros (the average user)."""
-    rows = pl.DataFrame({"user": users}).join(table, on="user", how="left", maintain_order="left")
-    return encode(rows.drop("user"))
+    table = table.with_columns(pl.col("user").cast(pl.String))
+    known = pl.DataFrame({"user": users}, schema={"user": pl.String})
+    return encode(known.join(table, on="user", how="left", maintain_order="left").drop("user"))
 
 
 def encode(rows: pl.DataFrame, *, most_values: int = MOST_VALUES, codes: tuple[str, ...] = ()) -> Profile:
@@ -40,8 +41,9 @@ def encode(rows: pl.DataFrame, *, most_values: int = MOST_VALUES, codes: tuple[s
     for name in rows.columns:
         number = rows[name].cast(pl.Float64, strict=False)
         numeric = int(number.is_not_null().sum()) == int(rows[name].is_not_null().sum())
-        if numeric and name not in codes and number.n_unique() >= LEAST_AMOUNTS:
-            known = number.to_numpy()
+        amounts = number.filter(number.is_finite()).n_unique()
+        if numeric and name not in codes and amounts >= LEAST_AMOUNTS:
+            known = np.where(np.isfinite(number.to_numpy()), number.to_numpy(), np.nan)
             spread = float(np.nanstd(known)) or 1.0
             columns.append(np.nan_to_num((known - np.nanmean(known)) / spread).astype(np.float32))
             names.append(name)

@@ -50,11 +50,16 @@ def fidelity(
 
     Returns:
         JSON-able: "kinds" {name: numbers}, "leave", "reliability" {name: {predicted, observed, count}}, "lengths"
-        {logged, simulated: sessions that end after 1, 2, ... steps}, "mean_length", "length_distance", "returns",
-        "next_item", "alarms" and "notes" in words; with exposures also "repeats", "popularity", "transitions" and
-        "cold": see `recgym.users.heldout`.
+        {logged, simulated: sessions that end after 1, 2, ... steps}, "mean_length" and "length_distance" (None where
+        the log ends too early), "returns", "next_item", "alarms" and "notes" in words; with exposures also "repeats",
+        "popularity", "transitions" and "cold": see `recgym.users.heldout`.
+
+    Raises:
+        ValueError: there is no test session.
     """
     sessions = sessions_of(sequences, roles, TEST)
+    if not len(sessions):
+        raise ValueError("there is no test session to judge users by: split the log so that the test part has some")
     slates = read_slates(users.backbone, sequences, sessions, censor_seconds=config.censor_seconds, progress=progress)
     reader = reader_of(users.heads, sequences, roles, users.backbone, config)
     judged = judge(reader, slates, torch.Generator().manual_seed(int(session_keys(config.seed, 1)) % 2**32))
@@ -68,6 +73,8 @@ def fidelity(
         logit = scores.logit * heads.slope[column] + heads.intercept[column]
         chance = marginal_probability(logit, float(heads.effect_scale[column])).double().numpy()
         happened = scores.happened.numpy() > 0
+        if column == 0 and users.exposures and not users.repeats:
+            chance = chance * ~heldout.consumed_before(slates)  # what `LearnedUsers.step` does
         _judge_binary(found, found["kinds"], kind.name, chance, happened, scores.weight.numpy())
         if column == 0 and users.exposures:
             steps = _steps_of(sequences, sessions)
@@ -83,14 +90,9 @@ def fidelity(
     _judge_binary(found, leave, "leave", hazard[known], slates.leaves.numpy()[known] > 0, np.ones(int(known.sum())))
     found["leave"] = leave["leave"]
     found["lengths"], found["mean_length"] = _lengths(hazard, slates)
-    found["length_distance"] = heldout.length_distance(found["lengths"])
+    found["length_distance"] = heldout.length_distance(found["lengths"], len(sessions))
     found["returns"] = heldout.returns(users, sequences, sessions)
-    logged, simulated = found["mean_length"]["logged"], found["mean_length"]["simulated"]
-    if abs(simulated / logged - 1) > LENGTH_ALARM:
-        found["alarms"].append(
-            f"Simulated sessions last {simulated:.1f} steps on average, logged ones {logged:.1f}: "
-            "session rewards are off by about as much."
-        )
+    _alarm_of_lengths(found)
     _alarm_of_returns(found)
     found["next_item"] = next_item(users.backbone, sequences, roles)
     if not users.exposures:
@@ -159,6 +161,19 @@ def _judge_binary(
         )
 
 
+def _alarm_of_lengths(found: Fidelity) -> None:
+    """Mean lengths that are off by more than a fifth, or a test part whose sessions all go on beyond the log."""
+    if found["mean_length"] is None:
+        found["alarms"].append("The test sessions say nothing about how long sessions last: the log ends before them.")
+        return
+    logged, simulated = found["mean_length"]["logged"], found["mean_length"]["simulated"]
+    if abs(simulated / logged - 1) > LENGTH_ALARM:
+        found["alarms"].append(
+            f"Simulated sessions last {simulated:.1f} steps on average, logged ones {logged:.1f}: "
+            "session rewards are off by about as much."
+        )
+
+
 def _alarm_of_returns(found: Fidelity) -> None:
     """Returns within a week that are off by more than 10 points, or a log too short to say."""
     if found["returns"] is None:
@@ -204,7 +219,7 @@ def _amounts(users: LearnedUsers, slates: Slates, logit: torch.Tensor, column: i
     }
 
 
-def _lengths(hazard: DoubleArray, slates: Slates) -> tuple[dict[str, list[float]], dict[str, float]]:
+def _lengths(hazard: DoubleArray, slates: Slates) -> tuple[dict[str, list[float]], dict[str, float] | None]:
     """Sessions that end after 1, 2, ... steps: logged, and as the hazards have it; and both mean lengths.
 
     Both are life tables: at each depth the share of those still there that leave, observed or predicted, so that
@@ -218,10 +233,10 @@ def _lengths(hazard: DoubleArray, slates: Slates) -> tuple[dict[str, list[float]
     left = np.bincount(depth[known], slates.leaves.numpy()[known])
     expected = np.bincount(depth[known], hazard[known])
     tables = {}
-    means = {}
+    means: dict[str, float] = {}
     for name, ends in (("logged", left), ("simulated", expected)):
         share = np.clip(ends / np.maximum(at_risk, 1), 0, 1)
         alive = np.append(1.0, np.cumprod(1 - share))
         tables[name] = ((alive[:-1] - alive[1:]) * len(first)).tolist()
         means[name] = float(alive[:-1].sum())
-    return tables, means
+    return tables, means if len(at_risk) else None

@@ -79,7 +79,7 @@ def fit_users(
         backbone=backbone,
         heads=reader.heads,
         members=tuple(other.heads for other in others),
-        returning=_returning(sequences, roles, backbone, config),
+        returning=_returning(sequences, roles, backbone, config, {TRAIN: chosen, VALIDATION: parts[VALIDATION]}),
         topics=reader.topics,
         kinds=sequences.kinds,
         exposures=sequences.exposures,
@@ -227,19 +227,23 @@ def _resampled(slates: Slates, generator: torch.Generator) -> Slates:
     return take(slates, torch.repeat_interleave(torch.arange(len(slates.item)), times[slates.session]))
 
 
-def _returning(sequences: Sequences, roles: Roles, backbone: Backbone, config: UserConfig) -> Returning | None:
-    """The model of returns: fitted on what was known when the training part ended, calibrated on the next part."""
+def _returning(
+    sequences: Sequences, roles: Roles, backbone: Backbone, config: UserConfig, parts: dict[int, IntArray]
+) -> Returning | None:
+    """The model of returns: fitted on what was known when the training part ended, calibrated on the next part.
+
+    `parts` are the sessions of the two.
+    """
     first = sequences.session_bounds[:-1]
     begin = {role: sequences.time[first[roles[first] == role]] for role in (TRAIN, VALIDATION, TEST)}
     end = float(np.max(sequences.time))
     visits = []
     for role, following in ((TRAIN, VALIDATION), (VALIDATION, TEST)):
-        sessions = sessions_of(sequences, roles, role)
         later = begin[following]
         in_time = len(later) > 0 and int(begin[role].max()) <= int(later.min())  # not so under leave-one-out
         until = float(later.min()) if in_time else end
-        encoded = encode_sessions(backbone, sequences, sessions)
-        visits.append(read_visits(sequences, sessions, encoded, until=until, length=backbone.config.length))
+        encoded = encode_sessions(backbone, sequences, parts[role])
+        visits.append(read_visits(sequences, parts[role], encoded, until=until, length=backbone.config.length))
     most = min(config.churn_days, (end - float(np.min(sequences.time))) / 86_400)
     edges = tuple(edge for edge in EDGES if edge < most)
     return fit_returning(*visits, seed=config.seed, length=backbone.config.length, edges=(*edges, most))

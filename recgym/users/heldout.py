@@ -55,9 +55,15 @@ def rates(chance: DoubleArray, happened: BoolArray) -> Numbers:
     }
 
 
+def consumed_before(slates: Slates) -> BoolArray:
+    """Whether each item shown had been consumed within the last L steps, (M',)."""
+    seen: BoolArray = seen_before(slates.history, slates.consumed, slates.item.unsqueeze(1))[:, 0].numpy() > 0
+    return seen
+
+
 def repeats(slates: Slates, chance: DoubleArray, happened: BoolArray) -> dict[str, Numbers]:
     """Consumption of items consumed before and of others: {"again": ..., "first": ...}."""
-    seen = seen_before(slates.history, slates.consumed, slates.item.unsqueeze(1))[:, 0].numpy() > 0
+    seen = consumed_before(slates)
     return {"again": rates(chance[seen], happened[seen]), "first": rates(chance[~seen], happened[~seen])}
 
 
@@ -70,12 +76,12 @@ def popularity(item: IntArray, chance: DoubleArray, happened: BoolArray, num_ite
     observed = np.bincount(item, happened.astype(np.float64), num_items + 1)[often] / shown[often]
     predicted = np.bincount(item, chance, num_items + 1)[often] / shown[often]
     varies = observed.std() > 0 and predicted.std() > 0
-    noise = float((predicted * (1 - predicted) / shown[often]).mean())  # of an observed rate around the true one
+    luck = np.bincount(item, chance * (1 - chance), num_items + 1)[often] / shown[often] ** 2  # variance of a rate
     return {
         "items": int(often.sum()),
         "correlation": float(np.corrcoef(predicted, observed)[0, 1]) if varies else None,
         "spread": float(observed.std()),
-        "predicted_spread": float(np.sqrt(predicted.var() + noise)),
+        "predicted_spread": float(np.sqrt(predicted.var() + luck.mean())),
     }
 
 
@@ -90,10 +96,10 @@ def transitions(slates: Slates, topic: IntArray, chance: DoubleArray, happened: 
     total = float(happened[after].sum())
     if total < _LEAST_CASES:
         return {"cases": int(total)}
-    size = int(topic.max()) + 1
-    flow = topic[after - 1] * size + topic[after]
-    observed = np.bincount(flow, happened[after].astype(np.float64), size * size) / total
-    predicted = np.bincount(flow, chance[after], size * size) / chance[after].sum()
+    pair = topic[after - 1] * (int(topic.max()) + 1) + topic[after]
+    flow = np.unique(pair, return_inverse=True)[1]  # of a large catalogue, few of all pairs ever occur
+    observed = np.bincount(flow, happened[after].astype(np.float64)) / total
+    predicted = np.bincount(flow, chance[after]) / chance[after].sum()
     noise = 0.5 * np.sqrt(2 * predicted * (1 - predicted) / (np.pi * total)).sum()
     return {"cases": int(total), "distance": float(0.5 * np.abs(observed - predicted).sum()), "noise": float(noise)}
 
@@ -113,13 +119,13 @@ def cold(
     }
 
 
-def length_distance(lengths: dict[str, list[float]]) -> float:
-    """Kolmogorov-Smirnov distance of simulated from logged session lengths: the largest gap of their distributions."""
-    both = [np.cumsum(np.asarray(lengths[name])) for name in ("logged", "simulated")]
-    total = max(float(part[-1]) if len(part) else 0.0 for part in both)
-    longest = max(len(part) for part in both)
-    padded = [np.append(part, np.full(longest - len(part), part[-1])) / max(total, 1e-9) for part in both]
-    return float(np.abs(padded[0] - padded[1]).max())
+def length_distance(lengths: dict[str, list[float]], sessions: int) -> float | None:
+    """Kolmogorov-Smirnov distance of simulated from logged session lengths: the largest gap of their distributions.
+
+    `lengths` count, of `sessions`, those that end after 1, 2, ... steps; None where they say nothing.
+    """
+    logged, simulated = (np.cumsum(lengths[name]) / max(sessions, 1) for name in ("logged", "simulated"))
+    return float(np.abs(logged - simulated).max()) if len(logged) else None
 
 
 @torch.no_grad()
@@ -132,20 +138,22 @@ def returns(users: LearnedUsers, sequences: Sequences, sessions: IntArray) -> Nu
     visits = read_visits(sequences, sessions, encoded, until=end, length=users.backbone.config.length)
     device = users.device
     log_odds = users.returning.log_odds(visits.state.to(device), visits.depth.to(device), visits.sums.to(device))
-    ended = sequences.time[sequences.session_bounds[sessions + 1] - 1]
-    followed = (end - ended[ended <= end]) / 86_400.0
+    followed = (end - sequences.time[sequences.session_bounds[sessions + 1] - 1]) / 86_400.0  # (S',)
     found: Numbers = {"sessions": len(visits.days)}
     for days in RETURN_DAYS:
         known = followed >= days
         chance = users.returning.chance_within(log_odds, days).double().cpu().numpy()[known]
         back = (visits.returned.numpy() & (visits.days.numpy() <= days))[known]
         found[f"within {days:g}"] = rates(chance, back)
-    at_risk, ends = spans_of(users.returning.edges.cpu(), visits)
-    expected = torch.sigmoid(log_odds).cpu() * at_risk
+    edges = users.returning.edges.cpu()
+    ends = spans_of(edges, visits)[1]
+    watched = visits._replace(days=torch.from_numpy(followed), returned=torch.zeros_like(visits.returned))
+    seen = spans_of(edges, watched)[0] * (visits.days.unsqueeze(1) >= edges[:-1])  # (S', J) share, whatever happened
+    expected = torch.sigmoid(log_odds).cpu() * seen
     found["hazards"] = {
-        "days": users.returning.edges.tolist(),
-        "logged": (ends.sum(0) / at_risk.sum(0).clamp_min(1)).tolist(),
-        "simulated": (expected.sum(0) / at_risk.sum(0).clamp_min(1)).tolist(),
-        "at_risk": at_risk.sum(0).tolist(),
+        "days": edges.tolist(),
+        "logged": (ends.sum(0) / seen.sum(0).clamp_min(1)).clamp_max(1).tolist(),
+        "simulated": (expected.sum(0) / seen.sum(0).clamp_min(1)).tolist(),
+        "at_risk": seen.sum(0).tolist(),
     }
     return found

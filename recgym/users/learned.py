@@ -20,6 +20,7 @@ from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users import recent as memory
 from recgym.users.context import context_of
+from recgym.users.ensemble import Member, Reactions, Situation, dependencies, disagreement
 from recgym.users.heads import Heads, Shown
 from recgym.users.history import History
 from recgym.users.recent import Recent
@@ -95,7 +96,7 @@ class LearnedUsers:
         self.start_megabytes, self.new_user_share = start_megabytes, new_user_share
         self.members = members
         self.returning = returning
-        self._given = _dependencies(kinds)
+        self._given = dependencies(kinds)
         weights = next(module_of(backbone).parameters())
         self.device = weights.device
         self.topics = topics.to(self.device)
@@ -115,7 +116,8 @@ class LearnedUsers:
             everything = torch.arange(self.num_items + 1, device=self.device)
             self._rows = self.heads.rows(everything, vectors, bias)  # (N + 1, R)
             self._weights = self.heads.weights()
-            self._others = [(other, other.rows(everything, vectors, bias), other.weights()) for other in members]
+            self._everyone = [Member(self.heads, self._rows, self._weights)]
+            self._everyone += [Member(one, one.rows(everything, vectors, bias), one.weights()) for one in members]
             self._beginnings = EncodedStarts(
                 backbone, starts, self.device, megabytes=start_megabytes, new_user_share=new_user_share
             )
@@ -140,8 +142,8 @@ class LearnedUsers:
         """Days until each user is back if the session ends now, (B,) float32; inf: never; nan: not modelled."""
         if self.returning is None:
             return torch.full((len(state.keys),), torch.nan, device=self.device)
-        depth, sums = state.depth.to(torch.float32), ring.total_since(state.history)
-        log_odds = self.returning.log_odds(state.cache.state, depth, sums)
+        met = state.history.pushes.to(torch.float32)  # (B,) as a log counts: items that entered the history
+        log_odds = self.returning.log_odds(state.cache.state, met, ring.total_since(state.history))
         return self.returning.draw(log_odds, uniform(fold(fold(state.keys, RESET), _AWAY), 2))
 
     def revisit(self, state: LearnedState, days: Tensor) -> LearnedState:
@@ -165,16 +167,10 @@ class LearnedUsers:
             ValueError: there is no ensemble.
         """
         if not self.members:
-            raise ValueError("these users have no ensemble: fit them with `users.ensemble` of at least 2")
+            raise ValueError("these users have no ensemble: fit them with `users.ensemble` of at least 1")
         features, seen = self._situation(state, slates, self.topics[slates])
-        context = self._context(state.start, state.clock)
-        found = []
-        for heads, rows, weights in ((self.heads, self._rows, self._weights), *self._others):
-            logits = weights.show(state.cache.state, rows[slates], features).logits
-            count = len(self.kinds)
-            shift = heads.intercept + heads.slope * heads.offsets(context)  # (B, F + 1)
-            found.append(self._expected(heads, logits * heads.slope[:count] + shift[:, None, :count], seen))
-        return torch.stack(found).std(0)
+        situation = Situation(state.cache.state, features, seen, self._context(state.start, state.clock))
+        return disagreement(self._everyone, situation, slates, Reactions(self.kinds, self._given, self.repeats))
 
     def step(self, state: LearnedState, slates: Tensor) -> tuple[LearnedState, Response]:
         """React to `slates` (B, K) of item ids 1..N."""
@@ -249,23 +245,6 @@ class LearnedUsers:
             columns.append(amount)
         return torch.stack(columns, 2)
 
-    def _expected(self, heads: Heads, logits: Tensor, seen: Tensor) -> Tensor:
-        """Expected amount of each kind from calibrated log-odds, (B, K, F) -> (B, K, F)."""
-        columns: list[Tensor] = []
-        for column, kind in enumerate(self.kinds):
-            if kind.type == "real":
-                mean, scale, least, most, _ = heads.amount[:, column]
-                log_mean = mean + scale * logits[:, :, column] + heads.residual[column] ** 2 / 2
-                amount = log_mean.exp().clamp(least, most)
-            else:
-                amount = torch.sigmoid(logits[:, :, column])
-            if column == 0 and not self.repeats:
-                amount = amount * (1 - seen)
-            if (given := self._given[column]) is not None and self.kinds[given].type == "binary":
-                amount = amount * columns[given]
-            columns.append(amount)
-        return torch.stack(columns, 2)
-
     def _begin(self, keys: Tensor, begun: Begun) -> LearnedState:
         """The state in which sessions begin."""
         row, clock = begun.row, self._times[begun.row]
@@ -317,17 +296,3 @@ class LearnedUsers:
         here = (self._slots < state.history.pushes.unsqueeze(1)).to(torch.float32)  # (B, L) met in this session
         itself = memory.met_before(met, consumed, here, slates)
         return torch.cat([lately, usually, itself], 2), itself[:, :, 0]
-
-
-def _dependencies(kinds: tuple[FeedbackKind, ...]) -> tuple[int | None, ...]:
-    """Column of the kind that each depends on.
-
-    Raises:
-        ValueError: a kind comes before the one it depends on.
-    """
-    names = [kind.name for kind in kinds]
-    given = tuple(names.index(kind.given) if kind.given in names else None for kind in kinds)
-    for column, other in enumerate(given):
-        if other is not None and other >= column:
-            raise ValueError(f"kind {names[column]!r} depends on {names[other]!r}, which must come before it")
-    return given

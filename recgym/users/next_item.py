@@ -23,9 +23,12 @@ def next_item(backbone: Backbone, sequences: Sequences, roles: Roles) -> dict[st
     Returns:
         "hr@5" ... "ndcg@20" over at most 5,000 targets, evenly spread, and "cold" {group: {cases, hr@10,
         ndcg@10, auc}}, where `cases` counts the group's test targets, of which again at most 5,000 are ranked, and
-        `auc` is the mean share of the other items that the target outranks. See `cold_groups`.
+        `auc` is the mean share of the other items that the target outranks. See `cold_groups`. Empty where the test
+        part has no target.
     """
     targets = np.flatnonzero(sequences.targets & (roles == TEST))
+    if not len(targets):
+        return {}
     everyone = spread_steps(targets, _MOST_TARGETS)
     groups = {name: targets[chosen] for name, chosen in cold_groups(sequences, roles, targets).items()}
     some = {name: spread_steps(steps, _MOST_TARGETS) for name, steps in groups.items()}

@@ -2,10 +2,11 @@
 
 After a session the chance to return within each span of days, given that the user has not returned before, is a
 sigmoid of a small network over the backbone's state, the session's length and what was done in it. Who survives the
-last span has churned. Sessions whose sequel the log cannot show any more are censored there, not dropped.
+last span has churned. Within a span returns are spread evenly, so that a session whose sequel the log cannot show any
+more counts as far as it was followed: through a share s of a span with hazard h it was survived with chance 1 - s h.
 
-Source: Gensheimer and Narasimhan (2019), "A scalable discrete-time survival model for neural networks", equation 3;
-within a span, returns are spread evenly.
+Source: Gensheimer and Narasimhan (2019), "A scalable discrete-time survival model for neural networks", equation 3,
+which counts a cut span whole from its middle on.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Visits(NamedTuple):
     state: Tensor  # (S', D) of the backbone, after the session
     depth: Tensor  # (S',) slates
     sums: Tensor  # (S', F) feedback over the session's last L slates
-    days: Tensor  # (S',) float64 until the next session began, or until nothing more is known
+    days: Tensor  # (S',) float64 until the next session began (0: before this one ended), or nothing more is known
     returned: Tensor  # (S',) bool: whether it began
 
 
@@ -119,8 +120,8 @@ def read_visits(sequences: Sequences, sessions: IntArray, encoded: Encoded, *, u
     begin = sequences.time[following]
     returned = same & (begin <= until)
     end = np.asarray(sequences.time[last], np.float64)
-    days = np.where(returned, begin - end, until - end) / _SECONDS
-    kept = days >= 0  # sessions that reach beyond `until` say nothing
+    kept = end <= until  # sessions that reach beyond `until` say nothing
+    days = np.where(returned, np.maximum(begin - end, 0), until - end) / _SECONDS
     size = last - first + 1  # (S',)
     begin_of = np.append(0, np.cumsum(size)[:-1])  # (S',) first step of each session among those encoded
     recent = np.arange(len(encoded.steps)) >= np.repeat(begin_of + size - length, size)
@@ -157,9 +158,7 @@ def fit_returning(
     model.centre.copy_(inputs.mean(0))
     model.spread.copy_(inputs.std(0).clamp_min(1e-3))
     with torch.no_grad():
-        at_risk, ends = spans_of(model.edges, train)
-        rate = (ends.sum(0) + 0.5) / (at_risk.sum(0) + 1)
-        model.out.bias.copy_(torch.logit(rate))
+        model.out.bias.copy_(torch.logit(_mean_hazards(model.edges, train)))
         model.out.weight.mul_(0.1)
         model.direct.weight.zero_()
     judge = held_out if len(held_out.days) else train
@@ -185,23 +184,34 @@ def fit_returning(
 
 
 def spans_of(edges: Tensor, visits: Visits) -> tuple[Tensor, Tensor]:
-    """For each session and span: whether the user was at risk through it, and returned in it, (S', J) float32 each.
+    """For each session and span: the share of it that was lived through, and whether the user returned in it.
 
-    A span that was cut by the end of the log before anything happened says nothing.
+    Both (S', J) float32. A span in which the user returned counts as a whole one; one that was cut by the end of the
+    log, before anything happened, as far as it was seen.
     """
     days, low, high = visits.days.unsqueeze(1), edges[:-1].double(), edges[1:].double()
-    returned = visits.returned.unsqueeze(1)
-    ends = returned & (days >= low) & (days < high)
-    passed = days >= high
-    return (passed | ends).float(), ends.float()
+    ends = visits.returned.unsqueeze(1) & (days >= low) & (days < high)
+    lived = ((days - low) / (high - low)).clamp(0, 1)
+    return torch.where(ends, 1.0, lived).float(), ends.float()
 
 
 def log_loss(model: Returning, visits: Visits) -> Tensor:
     """Mean negative log-likelihood a session, nats."""
-    log_odds = model.log_odds(visits.state, visits.depth, visits.sums)
-    at_risk, ends = spans_of(model.edges, visits)
-    error = nn.functional.binary_cross_entropy_with_logits(log_odds, ends, reduction="none")
-    return (error * at_risk).sum() / max(len(visits.days), 1)
+    return _surprise(model.log_odds(visits.state, visits.depth, visits.sums), *spans_of(model.edges, visits))
+
+
+def _surprise(log_odds: Tensor, lived: Tensor, ends: Tensor) -> Tensor:
+    """-log h where the user returned, else -log(1 - lived h), with h = sigmoid(log_odds): (S', J) -> mean a session."""
+    still_away = nn.functional.softplus(log_odds + (-lived).log1p())  # log(1 + (1 - lived) exp(log_odds))
+    return (nn.functional.softplus(log_odds) - torch.where(ends > 0, log_odds, still_away)).sum() / max(len(lived), 1)
+
+
+def _mean_hazards(edges: Tensor, visits: Visits) -> Tensor:
+    """Hazard of each span over all sessions, (J,), drawn towards the mean rate a day by one session's worth."""
+    lived, ends = spans_of(edges, visits)
+    width = edges.diff()
+    typical = 1 - torch.exp(-width * ends.sum() / (lived * width).sum())
+    return ((ends.sum(0) + typical) / (lived.sum(0) + 1)).clamp(1e-4, 1 - 1e-4)
 
 
 def _copy(model: Returning) -> dict[str, Tensor]:
@@ -214,14 +224,13 @@ def _calibrate(model: Returning, held_out: Visits) -> None:
         return
     with torch.no_grad():
         raw = model.log_odds(held_out.state, held_out.depth, held_out.sums)
-    at_risk, ends = spans_of(model.edges, held_out)
+    lived, ends = spans_of(model.edges, held_out)
     free = torch.tensor([1.0, 0.0], requires_grad=True)
     optimiser = torch.optim.LBFGS([free], max_iter=50, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        error = nn.functional.binary_cross_entropy_with_logits(raw * free[0] + free[1], ends, reduction="none")
-        value = (error * at_risk).sum() / len(raw)
+        value = _surprise(raw * free[0] + free[1], lived, ends)
         value.backward()
         return value
 

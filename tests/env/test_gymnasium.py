@@ -147,6 +147,21 @@ def test_disabled_autoreset_waits_for_the_mask() -> None:
     env.step(np.zeros(8, np.int64))
 
 
+def test_a_session_that_was_shown_everything_starts_again_where_repeats_are_refused() -> None:
+    """The action of the step that restarts is ignored, though nothing was left that it might have shown."""
+    users = small_users()
+    users.heads.leave_out.bias.fill_(-30.0)
+    env = RecSessionVectorEnv(2, users=users, repeats="refuse", max_steps=12)
+    env.reset(seed=0)
+    for item in range(12):
+        *_, terminated, truncated, _ = env.step(np.full(2, item))
+    assert (terminated | truncated).all()
+    observation, reward, *_ = env.step(np.zeros(2, np.int64))
+    assert (reward == 0).all()
+    assert (observation[:, -1] == 0).all()
+    assert not env.step(np.zeros(2, np.int64))[3].any()
+
+
 def test_the_metadata_names_the_mode_where_gymnasium_has_modes() -> None:
     env = RecSessionVectorEnv(2, users=small_users(), autoreset="same_step")
     modes = getattr(gymnasium.vector, "AutoresetMode", None)

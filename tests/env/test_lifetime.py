@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 import recgym  # noqa: F401 (registers RecLifetime-v0)
 from recgym.env.lifetime import LifetimeConfig, Lifetimes
-from recgym.random import session_keys
+from recgym.random import fold, session_keys
 from recgym.retention import life_outcomes
 from recgym.rollout import collect
 from recgym.users.learned import LearnedUsers
@@ -133,3 +133,127 @@ def test_users_who_do_not_say_when_they_return_are_refused() -> None:
         from recgym.env.session import Sessions
 
         life_outcomes(collect(Sessions(small_users()), Random(num_items=12), num_sessions=3, seed=0))
+
+
+def test_what_one_life_is_shown_does_not_hang_on_the_others() -> None:
+    """The policy's own draws come from the keys given to `reset`, which a return must not overwrite."""
+    config = LifetimeConfig(session_steps=2, horizon_days=20)
+    model = returning_users(chance=0.9)
+    from agents.baselines import Random
+
+    found = [
+        collect(Lifetimes(model, config), Random(num_items=12), num_sessions=20, seed=3, batch_size=size)
+        for size in (20, 1)
+    ]
+    np.testing.assert_array_equal(found[0].action, found[1].action)
+    np.testing.assert_array_equal(found[0].visit, found[1].visit)
+    keys = session_keys(0, 6)
+    kept = keys.clone()
+    lives = Lifetimes(model, config)
+    state = lives.reset(keys)
+    for _ in range(4):
+        state, _ = lives.step(state, torch.ones(6, 1, dtype=torch.int64))
+    assert torch.equal(keys, kept)
+
+
+@pytest.mark.parametrize(("exposures", "slots"), [(True, 1), (True, 2), (False, 2)])
+def test_returns_count_items_as_the_log_did(exposures: bool, slots: int) -> None:
+    """A log's step is one item that entered the history; `away` sees the session in the same unit."""
+    users = small_users(exposures=exposures)
+    seen: list[torch.Tensor] = []
+
+    class Told(Returning):
+        def log_odds(self, state: torch.Tensor, depth: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+            seen.append(depth)
+            return super().log_odds(state, depth, sums)
+
+    users.returning = Told(ReturnShape(state_width=8, num_kinds=3, length=6)).requires_grad_(False)
+    state = users.reset(session_keys(0, 40))
+    entered = torch.zeros(40)
+    for step in range(3):
+        slates = torch.stack([torch.full((40,), 1 + step + slot) for slot in range(slots)], 1)
+        state, response = users.step(state, slates)
+        entered += slots if exposures else (response.feedback[:, :, 0] > 0).sum(1)
+    users.away(state)
+    assert torch.equal(seen[-1], entered)
+
+
+@pytest.mark.parametrize("autoreset", ["next_step", "same_step", "disabled"])
+def test_lives_restart_in_every_autoreset_mode(autoreset: str) -> None:
+    """Each mode shows the lives that `Lifetimes` gives for the same keys, and no step crosses a reset."""
+    config: dict[str, Any] = {"session_steps": 2, "horizon_days": 4.0, "repeats": "mask"}
+    users = returning_users(chance=0.8)
+    env: Any = gymnasium.make_vec(
+        "RecLifetime-v0",
+        num_envs=6,
+        vectorization_mode="vector_entry_point",
+        users=users,
+        autoreset=autoreset,
+        **config,
+    )
+    reference = Lifetimes(users, LifetimeConfig(**config))
+    roots, episode = session_keys(5, 6), [0] * 6
+    states: list[Any] = [reference.reset(fold(roots[row : row + 1], 0)) for row in range(6)]
+    observation, info = env.reset(seed=5)
+    over = np.zeros(6, np.bool_)
+    ended = 0
+    for step in range(40):
+        if autoreset == "disabled" and over.any():
+            observation, info = env.reset(options={"reset_mask": over})
+            for row in np.flatnonzero(over).tolist():
+                episode[row] += 1
+                states[row] = reference.reset(fold(roots[row : row + 1], episode[row]))
+            over = np.zeros(6, np.bool_)
+        actions = (info["action_mask"] * np.arange(1, 13)[::-1]).argmax(1)
+        observation, reward, terminated, truncated, info = env.step(actions)
+        assert observation in env.observation_space
+        assert not (terminated & truncated).any()
+        now = terminated | truncated
+        for row in range(6):
+            if autoreset == "next_step" and over[row]:
+                episode[row] += 1
+                states[row] = reference.reset(fold(roots[row : row + 1], episode[row]))
+                assert reward[row] == 0 and not now[row]
+                expected = reference.features(states[row])[0]
+            else:
+                slate = torch.tensor([[int(actions[row]) + 1]])
+                states[row], outcome = reference.step(states[row], slate)
+                assert float(outcome.reward) == pytest.approx(float(reward[row]), abs=1e-5)
+                assert (bool(outcome.terminated), bool(outcome.truncated)) == (terminated[row], truncated[row])
+                expected = reference.features(states[row])[0]
+                if autoreset == "same_step" and now[row]:
+                    np.testing.assert_allclose(info["final_obs"][row], expected, atol=1e-5)
+                    episode[row] += 1
+                    states[row] = reference.reset(fold(roots[row : row + 1], episode[row]))
+                    expected = reference.features(states[row])[0]
+            np.testing.assert_allclose(observation[row], expected, atol=1e-5, err_msg=f"step {step}, row {row}")
+        over = now
+        ended += int(now.sum())
+    assert ended > 10
+
+
+def test_stable_baselines_lives_on_across_sessions() -> None:
+    """SB3's bridge makes `Lifetimes` again from their parts, and ends an episode only with a life."""
+    pytest.importorskip("stable_baselines3")
+    from agents.bridge import SessionsVecEnv
+
+    lives = Lifetimes(
+        returning_users(), LifetimeConfig(session_steps=3, horizon_days=6.0, repeats="mask", slate_size=2)
+    )
+    env = SessionsVecEnv(lives, 8, seed=0)
+    assert isinstance(env.sessions, Lifetimes)
+    observation = env.reset()
+    earned = np.zeros(8)
+    for step in range(60):
+        saved = env.state_dict()
+        env.step_async(np.full(8, step % 12))
+        observation, reward, done, infos = env.step_wait()
+        earned += reward
+        for row in np.flatnonzero(done):
+            assert infos[row]["episode"]["r"] == pytest.approx(earned[row], abs=1e-4)
+            assert infos[row]["terminal_observation"].shape == observation[row].shape
+            earned[row] = 0
+    assert len(env.ended_sessions()[0])
+    env.load_state_dict(saved)
+    env.step_async(np.full(8, 59 % 12))
+    np.testing.assert_allclose(env.step_wait()[0], observation)

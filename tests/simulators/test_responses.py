@@ -127,7 +127,7 @@ def test_fusing_seven_weights_is_a_ranking_by_the_weighted_chances() -> None:
         ({"rho": 1.5}, "rho is 1.5"),
         ({"squash": "triple"}, "squash is 'triple'"),
         ({"squash": "double"}, "a double squash cannot be calibrated"),
-        ({"rates": (0.1, 0.2)}, "expected 7 rates"),
+        ({"rates": (0.1, 0.2)}, "expected 7 values"),
         ({"rates": (*RARE[:-1], 0.0)}, "between 0 and 0.8"),
     ],
 )

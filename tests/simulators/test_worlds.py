@@ -146,3 +146,12 @@ def test_published_defaults_without_a_trade_off_are_called_so() -> None:
 
     for name in ("interest-exploration", "long-term-satisfaction"):
         assert planning(band(name, sessions=200, seed=1)) < TEACHES
+
+
+def test_where_nothing_can_be_earned_nothing_can_be_planned() -> None:
+    pytest.importorskip("stable_baselines3")
+    from experiments.worlds import planning
+    from recgym.ope.intervals import t_interval
+
+    nothing = t_interval(np.zeros(5), np.arange(5))
+    assert planning({"myopic": nothing, "best known": nothing}) == 0

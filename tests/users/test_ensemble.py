@@ -152,3 +152,16 @@ def test_wrong_settings_are_named() -> None:
             UserConfig(**{name: -1})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="churn_days is 0"):
         UserConfig(churn_days=0)
+
+
+def test_profiles_take_what_tables_hold() -> None:
+    """Users as numbers, amounts that are none, and a column that says nothing of anybody."""
+    table = pl.DataFrame(
+        {"user": list(range(20)), "income": [float("inf"), float("nan"), None, *range(17)], "nothing": [None] * 20}
+    )
+    found = profile_of(table, [str(user) for user in range(21)])
+    assert found.names == ("income",)
+    assert found.left_out == ("nothing",)
+    assert found.values[[0, 1, 2, 20], 0].tolist() == [0, 0, 0, 0]
+    assert found.values[3:20, 0].std() == pytest.approx(1, abs=1e-4)
+    assert profile_of(table, []).values.shape[0] == 0

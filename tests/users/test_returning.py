@@ -10,7 +10,7 @@ from recgym.backbones.backbone import BackboneConfig, make_backbone
 from recgym.backbones.encoding import encode_sessions
 from recgym.logs.pivot import build_sequences
 from recgym.random import session_keys, uniform
-from recgym.users.returning import Returning, ReturnShape, Visits, fit_returning, read_visits, spans_of
+from recgym.users.returning import Returning, ReturnShape, Visits, fit_returning, log_loss, read_visits, spans_of
 from tests.users.test_fitting import made_log
 
 
@@ -27,13 +27,31 @@ def test_chances_and_draws_agree_with_the_hazards_by_hand() -> None:
     assert float(days.isinf().float().mean()) == pytest.approx(0.4, abs=0.016)
 
 
-def test_a_span_cut_by_the_end_of_the_log_says_nothing() -> None:
+def test_a_span_that_the_log_cuts_counts_as_far_as_it_was_seen() -> None:
     days = torch.tensor([0.5, 0.5, 2.0, 5.0], dtype=torch.float64)
     returned = torch.tensor([True, False, False, True])
     visits = Visits(torch.zeros(4, 2), torch.ones(4), torch.zeros(4, 1), days, returned)
-    at_risk, ends = spans_of(torch.tensor([0.0, 1.0, 3.0, 7.0]), visits)
-    assert at_risk.tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1]]
+    lived, ends = spans_of(torch.tensor([0.0, 1.0, 3.0, 7.0]), visits)
+    assert lived.tolist() == [[1, 0, 0], [0.5, 0, 0], [1, 0.5, 0], [1, 1, 1]]
     assert ends.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_the_loss_is_the_likelihood_of_what_was_seen() -> None:
+    """Half of a span with hazard h is survived with chance 1 - h / 2, as returns are spread evenly within it."""
+    model = Returning(ReturnShape(state_width=2, num_kinds=1, edges=(0.0, 1.0, 3.0))).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.zero_()
+    model.out.bias.copy_(torch.logit(torch.tensor([0.3, 0.6])))
+    for days, returned, chance in ((0.2, True, 0.3), (0.5, False, 0.85), (2.0, False, 0.7 * 0.7), (9, False, 0.28)):
+        one = Visits(
+            torch.zeros(1, 2), torch.ones(1), torch.zeros(1, 1), torch.tensor([days]).double(), torch.tensor([returned])
+        )
+        assert float(log_loss(model, one)) == pytest.approx(-np.log(chance), rel=1e-5)
+    free = torch.zeros(1, 2, requires_grad=True)
+    nothing_seen = one._replace(days=torch.zeros(1).double())
+    model.requires_grad_(True)
+    (log_loss(model, nothing_seen._replace(state=free)) + log_loss(model, one._replace(state=free))).backward()
+    assert free.grad is not None and bool(free.grad.isfinite().all())
 
 
 def made_visits(count: int, *, seed: int, censor: float) -> Visits:
@@ -60,6 +78,30 @@ def test_fitting_finds_the_law_although_most_returns_were_not_seen() -> None:
         for days in (1.0, 3.0, 7.0):
             expected = 1 - np.exp(-days * (1 + 3 * share) / 10)
             assert float(model.chance_within(log_odds, days)) == pytest.approx(expected, abs=0.05)
+
+
+def test_censoring_inside_of_a_span_does_not_hurry_returns() -> None:
+    """Everybody is followed for 4 days of a span that ends on day 7: whom nobody saw return counts too."""
+    rng = np.random.default_rng(0)
+    days = rng.exponential(10, 8000)
+    visits = Visits(
+        torch.zeros(8000, 2), torch.full((8000,), 3.0), torch.zeros(8000, 1),
+        torch.from_numpy(np.minimum(days, 4.0)), torch.from_numpy(days <= 4.0),
+    )  # fmt: skip
+    model = fit_returning(visits, visits, seed=0, edges=(0.0, 1.0, 3.0, 7.0))
+    assert model is not None
+    log_odds = model.log_odds(torch.zeros(1, 2), torch.tensor([3.0]), torch.zeros(1, 1))
+    for limit in (1.0, 3.0, 4.0):
+        assert float(model.chance_within(log_odds, limit)) == pytest.approx(1 - np.exp(-limit / 10), abs=0.02)
+
+
+def test_spans_that_nobody_lived_through_follow_the_rest() -> None:
+    """No session was followed beyond day 4: the rate of the days before stands in, not even odds."""
+    visits = made_visits(4000, seed=3, censor=4)
+    model = fit_returning(visits, visits, seed=0, edges=(0.0, 1.0, 2.0, 4.0, 5.0))
+    assert model is not None
+    log_odds = model.log_odds(visits.state, visits.depth, visits.sums)
+    assert 0.1 < float(torch.sigmoid(log_odds[:, -1]).mean()) < 0.35
 
 
 def test_too_few_returns_say_nothing() -> None:
