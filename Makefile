@@ -49,8 +49,9 @@ imports: install
 learn: install ## slow learning tests (minutes)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-bench: install ## speed of the environment beside its floor
+bench: install ## speed of the environment beside its floor, and of known worlds
 	$(BIN)/python -m experiments bench env
+	$(BIN)/python -m experiments bench worlds
 
 sample: install ## generate the embedded sample log again, bit for bit
 	$(BIN)/python -m experiments sample

@@ -12,12 +12,24 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15, the odd number nearest 2^64 / golden ratio, as signed
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+_MODULUS = 2**64
+_SMALL = 2048
+"""Numbers up to which numpy is faster than torch, whose every operation costs microseconds whatever its size."""
+_Words = npt.NDArray[np.uint64]
+_COUNTS = np.arange(1, _SMALL + 1, dtype=np.uint64) * np.uint64(_GAMMA % _MODULUS)
+"""1, 2, ... times the increment of the sequence."""
+_WORD_1, _WORD_2 = np.uint64(_MIX_1 % _MODULUS), np.uint64(_MIX_2 % _MODULUS)
+_BITS_27, _BITS_30, _BITS_31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -32,6 +44,44 @@ def _mix(x: Tensor) -> Tensor:
     return (x >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(x)
 
 
+def _mix_words(x: _Words) -> _Words:
+    """The same in numpy; `x` has at least one dimension."""
+    y = x >> _BITS_30
+    y ^= x
+    y *= _WORD_1
+    x = y >> _BITS_27
+    x ^= y
+    x *= _WORD_2
+    y = x >> _BITS_31
+    y ^= x
+    return y
+
+
+def _mix_one(x: int) -> Tensor:
+    """The same for one number in exact integers, as a tensor (1,)."""
+    x %= _MODULUS
+    x = (x >> 30 ^ x) * _MIX_1 % _MODULUS
+    x = (x >> 27 ^ x) * _MIX_2 % _MODULUS
+    x ^= x >> 31
+    return torch.tensor([x - _MODULUS if x >> 63 else x])
+
+
+def _is_one(x: Tensor) -> bool:
+    """Whether `x` is one number here, which Python mixes fastest."""
+    return x.is_cpu and x.shape == (1,)
+
+
+def _is_small(keys: Tensor, n: int = 1) -> bool:
+    """Whether numpy should draw `n` numbers for each of `keys`."""
+    return keys.is_cpu and keys.dim() > 0 and keys.numel() * n <= _SMALL
+
+
+def _words(x: Tensor) -> _Words:
+    """`x` int64 as unsigned words, in the same memory."""
+    words: _Words = x.numpy().view(np.uint64)
+    return words
+
+
 def session_keys(seed: int, count: int, *, first: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """Keys of sessions first .. first + count - 1 under `seed`, (count,) int64."""
     root = _mix(torch.tensor(seed, dtype=torch.int64, device=device) * _GAMMA + 1)
@@ -41,17 +91,30 @@ def session_keys(seed: int, count: int, *, first: int = 0, device: torch.device 
 def fold(keys: Tensor, data: int | Tensor) -> Tensor:
     """New keys from keys and numbers: same shape as `keys`; `data` is an int or an int64 tensor that broadcasts."""
     if isinstance(data, int):
-        data = torch.tensor(data, dtype=torch.int64, device=keys.device)
+        number = (data + 1) * _GAMMA % _MODULUS
+        if _is_one(keys):
+            return _mix_one(int(keys.item()) ^ number)
+        if _is_small(keys):
+            return torch.from_numpy(_mix_words(_words(keys) ^ np.uint64(number)).view(np.int64))
+        return _mix(keys ^ (number - _MODULUS if number >> 63 else number))
+    if _is_one(keys) and _is_one(data):
+        return _mix_one(int(keys.item()) ^ ((int(data.item()) + 1) * _GAMMA))
+    if _is_small(keys) and _is_small(data):
+        return torch.from_numpy(_mix_words(_words(keys) ^ _words((data + 1) * _GAMMA)).view(np.int64))
     return _mix(keys ^ ((data + 1) * _GAMMA))
 
 
 def bits(keys: Tensor, n: int) -> Tensor:
     """`n` independent 64-bit draws per key: (B,) -> (B, n) int64."""
+    if _is_small(keys, n):
+        return torch.from_numpy(_drawn(_words(keys), n).view(np.int64))
     return _mix(keys.unsqueeze(-1) + _counter(n, keys.device))
 
 
 def uniform(keys: Tensor, n: int) -> Tensor:
     """`n` independent U[0, 1) draws per key: (B,) -> (B, n) float32, on a grid of 2^-24."""
+    if _is_small(keys, n):
+        return torch.from_numpy(_on_grid(_drawn(_words(keys), n)))
     return _shift(bits(keys, n), 40).to(torch.float32) * 2.0**-24
 
 
@@ -61,6 +124,8 @@ def uniform_at(keys: Tensor, step: Tensor, n: int) -> Tensor:
     It hashes once where `uniform(fold(keys, step), n)` hashes twice: what a simulated step can afford.
     """
     start = torch.add(keys, step << 32, alpha=_GAMMA)  # (B,)
+    if _is_small(start, n):
+        return torch.from_numpy(_on_grid(_drawn(_words(start), n)))
     return _shift(_mix(start.unsqueeze(-1) + _counter(n, keys.device)), 40).to(torch.float32) * 2.0**-24
 
 
@@ -81,6 +146,23 @@ def _counter(n: int, device: torch.device) -> Tensor:
     return torch.arange(1, n + 1, device=device) * _GAMMA
 
 
+def _drawn(words: _Words, n: int) -> _Words:
+    """What `bits` draws, in numpy: (B,) -> (B, n)."""
+    return _mix_words(words[..., None] + _COUNTS[:n])
+
+
+def _on_grid(words: _Words) -> npt.NDArray[np.float32]:
+    """Words as float32 in [0, 1), by their first 24 bits; same shape."""
+    draws: npt.NDArray[np.float32] = (words >> np.uint64(40)).astype(np.float32)
+    draws *= np.float32(2.0**-24)
+    return draws
+
+
 def _open_uniform(keys: Tensor, n: int) -> Tensor:
     """U(0, 1) without its ends, (B, n) float32, on the odd multiples of 2^-24."""
+    if _is_small(keys, n):
+        draws = (_drawn(_words(keys), n) >> np.uint64(41)).astype(np.float32)
+        draws += np.float32(0.5)
+        draws *= np.float32(2.0**-23)
+        return torch.from_numpy(draws)
     return (_shift(bits(keys, n), 41).to(torch.float32) + 0.5) * 2.0**-23

@@ -98,6 +98,7 @@ class LongTermSatisfaction:
         self.config = config or LongTermSatisfactionConfig()
         self.device, self.num_items = torch.device(device), self.config.num_candidates
         catalogue = session_keys(self.config.seed, 1, device=self.device)
+        self._no_gap = torch.tensor(torch.nan, device=self.device)
         self.clickbait = uniform(fold(catalogue, _DOCUMENTS), self.num_items)[0]  # (N,) of the fixed catalogue
 
     def reset(self, keys: Tensor) -> SatisfactionState:
@@ -124,7 +125,7 @@ class LongTermSatisfaction:
         leaves = depth >= config.session_length
         fresh = self._documents(state.keys, depth)
         new = SatisfactionState(state.keys, depth, exposure, last, fresh)
-        return new, Response(feedback, leaves, torch.full_like(engagement, torch.nan))
+        return new, Response(feedback, leaves, self._no_gap.expand(len(leaves)))
 
     def visible(self, state: SatisfactionState) -> Visible:
         """Clickbait and log(1 + engagement) of the last document (B, 2); clickbait of each candidate (B, N, 1)."""

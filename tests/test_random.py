@@ -1,10 +1,13 @@
 """Counter-based draws: known vectors, independence of the batch, distribution."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from recgym.random import bits, fold, gumbel, normal, session_keys, uniform
+from recgym.random import bits, fold, gumbel, normal, session_keys, uniform, uniform_at
 
 _MASK = (1 << 64) - 1
 
@@ -76,3 +79,29 @@ def test_gumbel_max_is_softmax() -> None:
     share = torch.bincount(draws, minlength=3) / 200_000
     expected = logits.softmax(-1)
     assert ((share - expected).abs() < 5 * (expected * (1 - expected) / 200_000).sqrt()).all()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_few_and_many_draws_are_the_same(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number is mixed by Python, a few by numpy, many by torch: each gives the bits of the others."""
+    keys, steps = session_keys(5, 200), torch.arange(200)
+    drawn: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "fold": fold,
+        "number": lambda k, _: fold(k, -3),
+        "bits": lambda k, _: bits(k, n),
+        "uniform": lambda k, _: uniform(k, n),
+        "step": lambda k, s: uniform_at(k, s, n),
+        "normal": lambda k, _: normal(k, n),
+        "gumbel": lambda k, _: gumbel(k, n),
+    }
+    few = {name: draw(keys, steps) for name, draw in drawn.items()}
+    alone = {
+        name: torch.cat([draw(keys[i : i + 1], steps[i : i + 1]) for i in range(200)]) for name, draw in drawn.items()
+    }
+    monkeypatch.setattr("recgym.random._SMALL", 0)
+    for name, draw in drawn.items():
+        many = draw(keys, steps)
+        assert many.dtype == few[name].dtype == alone[name].dtype
+        exact = name not in ("normal", "gumbel")  # whose logarithms may differ in the last bit between batches
+        torch.testing.assert_close(few[name], many, rtol=0 if exact else 1e-6, atol=0 if exact else 1e-6)
+        torch.testing.assert_close(alone[name], many, rtol=0 if exact else 1e-6, atol=0 if exact else 1e-6)

@@ -8,17 +8,24 @@ from typing import Literal
 import tyro
 
 from experiments.bench.env import EnvBench
+from experiments.bench.worlds import WorldsBench
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure speed; "env": the environment against a bare loop of its backbone's step."""
+    """Measure speed.
 
-    what: tyro.conf.Positional[Literal["env"]] = "env"
+    "env": the environment against a bare loop of its backbone's step. "worlds": known worlds and learned users,
+    batched, single, in bulk, beside their peers, on a GPU.
+    """
+
+    what: tyro.conf.Positional[Literal["env", "worlds"]] = "env"
     """Which benchmark."""
     env: EnvBench = field(default_factory=EnvBench)
     """Settings of the benchmark "env"."""
+    worlds: WorldsBench = field(default_factory=WorldsBench)
+    """Settings of the benchmark "worlds"."""
 
     def __call__(self) -> None:
         """Run the benchmark."""
-        self.env()
+        (self.env if self.what == "env" else self.worlds)()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,13 @@ import numpy as np
 import torch
 
 import recgym  # noqa: F401 (registers RecSession-v0)
+from experiments.bench.timing import alternate, megabytes, threads
 from recgym.backbones.backbone import Backbone, BackboneConfig, make_backbone, module_of
+from recgym.env.session import Sessions
 from recgym.env.vector import RecSessionVectorEnv
 from recgym.logs.sequences import Starts
-from recgym.trees import leaves
-from recgym.types import FeedbackKind
+from recgym.random import session_keys
+from recgym.types import FeedbackKind, IntArray
 from recgym.users.heads import Heads, HeadShape
 from recgym.users.learned import LearnedUsers
 
@@ -49,43 +50,51 @@ class EnvBench:
 
     def __call__(self) -> None:
         """Measure and print."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
+        with threads(self.threads):
             self._measure()
-        finally:
-            torch.set_num_threads(before)
 
     def _measure(self) -> None:
         print(f"width 64, two layers, history 50, {self.num_items:,} items, {self.threads} thread(s); user-steps/s")
         print(f"{'':28}{'floor':>12}{'environment':>14}{'cost / floor':>14}{'users':>9}")
-        (rate,) = _alternate((_single(gymnasium.make("RecSession-v0")),), self.seconds, self.rounds)
+        (rate,) = alternate((single_step(gymnasium.make("RecSession-v0")),), self.seconds, self.rounds)
         print(f"{'gym.make (sample users)':28}{'':12}{rate:14,.0f}{'':14}{1:9,}")
         for model in ("gru", "sasrec"):
             users = bench_users(model, self.num_items)
             for batch in (self.num_envs, 1):
-                floor, env = _alternate(
-                    (_floor(users.backbone, batch), _environment(users, batch)), self.seconds, self.rounds
+                floor, env = alternate(
+                    (_floor(users.backbone, batch), batch_step(RecSessionVectorEnv(batch, users=users))),
+                    self.seconds,
+                    self.rounds,
                 )
                 print(
                     f"{model + ' backbone':28}{floor * batch:12,.0f}{env * batch:14,.0f}{floor / env:14.2f}{batch:9,}"
                 )
-            print(f"{'  state of the users':28}{_megabytes(users, self.num_envs):12.0f} MB at {self.num_envs:,}")
+            state = megabytes(users.reset(torch.arange(self.num_envs)))
+            print(f"{'  state of the users':28}{state:12.0f} MB at {self.num_envs:,}")
         print("\npeers, steps/s measured elsewhere:")
         for name, figures in PEERS:
             print(f"  {name:38}{figures}")
 
 
-def bench_users(model: str, num_items: int, *, num_kinds: int = 3, num_starts: int = 1024) -> LearnedUsers:
+def bench_users(
+    model: str,
+    num_items: int,
+    *,
+    num_kinds: int = 3,
+    num_starts: int = 1024,
+    length: int = 50,
+    device: torch.device | str = "cpu",
+) -> LearnedUsers:
     """Users with fresh weights: what a step costs does not depend on what was learned."""
     kinds = (FeedbackKind(name="click"), *(FeedbackKind(name=f"kind{k}", given="click") for k in range(1, num_kinds)))
-    config = BackboneConfig(model=model, width=64, layers=2, heads=2, length=50)
+    config = BackboneConfig(model=model, width=64, layers=2, heads=2, length=length)
     backbone = make_backbone(config, num_items, np.ones(num_kinds, np.float32))
-    module_of(backbone).requires_grad_(False)
+    module_of(backbone).requires_grad_(False).to(device)
     heads = Heads(HeadShape(num_items=num_items, state_width=64, num_kinds=num_kinds)).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    items = torch.randint(1, num_items + 1, (num_starts, 50), generator=generator)
-    starts = Starts(torch.arange(num_starts), items, torch.rand(num_starts, 50, num_kinds, generator=generator).round())
+    items = torch.randint(1, num_items + 1, (num_starts, length), generator=generator)
+    feedback = torch.rand(num_starts, length, num_kinds, generator=generator).round()
+    starts = Starts(torch.arange(num_starts), items, feedback)
     topics = torch.cat([torch.tensor([-1]), torch.arange(num_items) % 20])
     return LearnedUsers(
         backbone=backbone, heads=heads, topics=topics, kinds=kinds, exposures=True, repeats=True, ignored_hazard=1.0,
@@ -108,26 +117,43 @@ def _floor(backbone: Backbone, batch: int) -> Callable[[], None]:
     return step
 
 
-def _environment(users: LearnedUsers, batch: int) -> Callable[[], None]:
-    """One step of the vector environment with all that belongs to it: reward, autoreset, observation."""
-    env = RecSessionVectorEnv(batch, users=users)
+def batch_step(env: RecSessionVectorEnv) -> Callable[[], None]:
+    """One step of a vector environment with all that belongs to it: reward, autoreset, observation; random actions."""
     env.reset(seed=0)
-    actions = np.random.default_rng(0).integers(users.num_items, size=(64, batch))
+    actions = _actions(env.sessions, env.num_envs)
     count = [0]
 
     def step() -> None:
-        env.step(actions[count[0] % 64])
+        env.step(actions[count[0] % len(actions)])
         count[0] += 1
 
     return step
 
 
-def _single(env: gymnasium.Env[Any, Any]) -> Callable[[], None]:
-    env.reset(seed=0)
+def core_step(sessions: Sessions[Any], batch: int) -> Callable[[], None]:
+    """One step of the sessions alone, on their device: neither observation nor autoreset."""
+    slates = torch.from_numpy(_actions(sessions, batch)).view(-1, batch, sessions.config.slate_size) + 1
+    slates = slates.to(sessions.device)
+    with torch.inference_mode():
+        state = [sessions.reset(session_keys(0, batch))]
     count = [0]
 
     def step() -> None:
-        *_, terminated, truncated, _ = env.step(count[0] % 500)
+        with torch.inference_mode():
+            state[0], _ = sessions.step(state[0], slates[count[0] % len(slates)], checked=True)
+        count[0] += 1
+
+    return step
+
+
+def single_step(env: gymnasium.Env[Any, Any]) -> Callable[[], None]:
+    """One step of a single environment, and its resets; random actions."""
+    env.reset(seed=0)
+    actions = list(_actions(env.unwrapped.sessions, 1)[:, 0])  # type: ignore[attr-defined]
+    count = [0]
+
+    def step() -> None:
+        *_, terminated, truncated, _ = env.step(actions[count[0] % len(actions)])
         count[0] += 1
         if terminated or truncated:
             env.reset()
@@ -135,22 +161,7 @@ def _single(env: gymnasium.Env[Any, Any]) -> Callable[[], None]:
     return step
 
 
-def _alternate(steps: tuple[Callable[[], None], ...], seconds: float, rounds: int) -> list[float]:
-    """Calls per second of each, the best of `rounds` measurements taken in turn."""
-    best = [0.0] * len(steps)
-    for _ in range(rounds):
-        for place, step in enumerate(steps):
-            for _ in range(5):
-                step()
-            count, begin = 0, time.perf_counter()
-            while (spent := time.perf_counter() - begin) < seconds:
-                step()
-                count += 1
-            best[place] = max(best[place], count / spent)
-    return best
-
-
-def _megabytes(users: LearnedUsers, batch: int) -> float:
-    """Memory of the state of `batch` users."""
-    state = users.reset(torch.arange(batch))
-    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(state)) / 1e6
+def _actions(sessions: Sessions[Any], batch: int) -> IntArray:
+    """Random actions of 16 steps or more, (T, B) or (T, B, K)."""
+    slots = (sessions.config.slate_size,) if sessions.config.slate_size > 1 else ()
+    return np.random.default_rng(0).integers(sessions.num_items, size=(max(16, 64 // batch), batch, *slots))

@@ -107,9 +107,10 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
             self._root, self._episode = session_keys(root, 1), 0
         with torch.inference_mode():
             self._state = self.sessions.reset(fold(self._root, self._episode))
+            observation = self._observe()
         self._episode += 1
         self._record = []
-        return self._observe(), self._info({})
+        return observation, self._info({})
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Show one slate; `action` is an int, or (K,) ints, from 0."""
@@ -118,13 +119,14 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
         slates = self.surface.slate(action)
         with torch.inference_mode():  # a fifth faster than without gradients alone; nothing of it leaves this object
             self._state, outcome = self.sessions.step(self._state, slates, checked=True)
-        feedback = outcome.response.feedback[0].cpu().numpy()
+            feedback = outcome.response.feedback.cpu().numpy()[0]
+            observation = self._observe()
         if self.render_mode is not None:
             self._record.append(Shown(slates[0].tolist(), feedback.tolist(), bool(outcome.terminated)))
-        info: dict[str, Any] = {f"reward_{name}": float(term) for name, term in outcome.terms.items()}
+        info: dict[str, Any] = {f"reward_{name}": term.item() for name, term in outcome.terms.items()}
         info["feedback"] = feedback
         ended = bool(outcome.terminated), bool(outcome.truncated)
-        return self._observe(), float(outcome.reward), *ended, self._info(info)
+        return observation, outcome.reward.item(), *ended, self._info(info)
 
     def render(self) -> Any:
         """The session so far: text ("ansi") or an image (H, W, 3) uint8 ("rgb_array")."""
