@@ -52,7 +52,7 @@ class Ladder:
     """Measure trust: learned users against the known world that made their log, rung by rung."""
 
     out: Path = Path("runs/ladder")
-    """Folder of the rungs; `ladder.json` holds all of them."""
+    """Folder of the rungs; `ladder.json` sums up all that stand there, from earlier climbs too."""
     users: tuple[int, ...] = (20, 200, 2000)
     """Users that are logged, one rung each: about five sessions a user."""
     exploration: tuple[float, ...] = (0.02, 0.25, 1.0)
@@ -81,10 +81,13 @@ class Ladder:
     def __call__(self) -> None:
         """Climb."""
         jobs = [(n, e, seed) for n in self.users for e in self.exploration for seed in range(self.seeds)]
-        left = [job for job in jobs if not (self.resume and _read(self.out, job))]
+        left = [job for job in jobs if not (self.resume and _read(self.out / _name(job) / "rung.json"))]
         for _ in run_jobs(partial(climb, self), left, processes=self.processes, description="rungs"):
             pass
-        rungs = [rung for job in jobs if (rung := _read(self.out, job))]
+        found = (_read(path) for path in self.out.glob("*/rung.json"))  # those of earlier climbs too
+        rungs = sorted(
+            (rung for rung in found if rung), key=lambda one: (one["users"], one["exploration"], one["seed"])
+        )
         summary = summarise(rungs)
         write_json(self.out / "ladder.json", {"format": FORMAT, "version": 1, "rungs": rungs, "summary": summary})
         print(describe(summary))
@@ -218,9 +221,8 @@ def _name(job: Job) -> str:
     return f"users-{job[0]}-exploration-{job[1]:g}-seed-{job[2]}"
 
 
-def _read(out: Path, job: Job) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any] | None:
     """The rung as it was written, or None where it is not done."""
-    path = out / _name(job) / "rung.json"
     if not path.exists():
         return None
     try:
