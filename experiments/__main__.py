@@ -11,6 +11,7 @@ import tyro
 
 from experiments.audit import Audit
 from experiments.bench import Bench
+from experiments.coat_audit import CoatAudit
 from experiments.download import Download
 from experiments.evaluate import Evaluate
 from experiments.fit import Fit
@@ -21,7 +22,7 @@ from experiments.sample import Sample
 from experiments.train import Train
 from experiments.worlds import Worlds
 
-STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Worlds, Ladder, Audit, Bench, Sample)
+STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Worlds, Ladder, Audit, CoatAudit, Bench, Sample)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 MATRIX, TRAIN = "coat_pseudoGT_ratingM.ascii", "train.ascii"
 """The complete matrix, and the ratings of items that users chose themselves (0: not rated)."""
-USER_FEATURES = "user_features.ascii"
+TEST, PROPENSITIES = "test.ascii", "propensities.ascii"
+"""Ratings of items shown uniformly at random (0: not shown), and the chance of each pair to be in `TRAIN`."""
+USER_FEATURES, USER_MAP = "user_features.ascii", "user_features_map.txt"
 ITEM_FEATURES, ITEM_MAP = "item_features.ascii", "item_features_map.txt"
 
 
@@ -53,7 +55,7 @@ def read_coat(path: Path | str) -> CoatFiles:
         return read_table(file, low=0, high=high, rows=rows, columns=columns) if file.is_file() else None
 
     item_features = beside(ITEM_FEATURES, 1, items)
-    titles, categories = _described(matrix.with_name(ITEM_MAP), item_features)
+    titles, categories = describe_items(matrix.with_name(ITEM_MAP), item_features)
     return CoatFiles(
         ratings, beside(TRAIN, 5, users, items), beside(USER_FEATURES, 1, users), titles, categories
     )  # fmt: skip
@@ -95,16 +97,27 @@ def _number(path: Path, row: int, column: int, word: str, low: float, high: floa
     return value
 
 
-def _described(path: Path, features: Tensor | None) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+def read_names(path: Path, features: Tensor) -> list[dict[str, str]]:
+    """Each row of `features` (R, X) in words, such as {"gender": "men"}, from the names "group:value" in `path`.
+
+    Raises:
+        ValueError: there is not one name a column.
+    """
+    names = [line.strip().partition(":") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(names) != features.shape[1]:
+        table = f"{path.name.removesuffix('_map.txt')}.ascii"
+        raise ValueError(f"{path}: {len(names)} rows, expected {features.shape[1]}, the columns of {table}")
+    return [
+        {group: value for (group, _, value), flag in zip(names, row, strict=True) if flag} for row in features.tolist()
+    ]
+
+
+def describe_items(path: Path, features: Tensor | None) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """Titles such as "men's bomber, gray" and types of jacket, from the names of the item features."""
     if features is None or not path.is_file():
         return None, None
-    names = [line.strip().partition(":") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(names) != features.shape[1]:
-        raise ValueError(f"{path}: {len(names)} rows, expected {features.shape[1]}, the columns of {ITEM_FEATURES}")
     titles, categories = [], []
-    for row in features.tolist():
-        known = {group: value for (group, _, value), flag in zip(names, row, strict=True) if flag}
+    for known in read_names(path, features):
         kind = known.get("jackettype", "other")
         titles.append(f"{known.get('gender', 'any')}'s {kind}, {known.get('color', 'other')}")
         categories.append(kind)

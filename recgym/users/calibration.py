@@ -52,15 +52,21 @@ def fit_binary(scores: Scores, *, random_effects: bool) -> Fit:
     return Fit(slope, intercept, 0.0)
 
 
-def fit_amount(predicted: Tensor, observed: Tensor) -> tuple[Fit, float]:
-    """Least squares of standardised log amounts (Q,), and the standard deviation of what is left."""
+def fit_amount(predicted: Tensor, observed: Tensor, weight: Tensor | None = None) -> tuple[Fit, float]:
+    """Least squares of standardised log amounts (Q,), and the standard deviation of what is left.
+
+    `weight` (Q,): how much each counts; None: all the same.
+    """
+    share = torch.ones_like(predicted) if weight is None or not len(weight) else weight / weight.mean()
+    middle, level = (share * predicted).mean(), (share * observed).mean()
     if len(predicted) < 3 or float(predicted.std()) < 1e-6:
         spread = float((observed - predicted).std()) if len(predicted) > 1 else 1.0
-        return Fit(1.0, float((observed - predicted).mean()) if len(predicted) else 0.0, 0.0), spread
-    centred = predicted - predicted.mean()
-    slope = float((centred * (observed - observed.mean())).sum() / (centred**2).sum())
-    intercept = float(observed.mean() - slope * predicted.mean())
-    return Fit(slope, intercept, 0.0), float((observed - slope * predicted - intercept).std())
+        return Fit(1.0, float(level - middle) if len(predicted) else 0.0, 0.0), spread
+    centred = share * (predicted - middle)
+    slope = float((centred * (observed - level)).sum() / (centred * (predicted - middle)).sum())
+    intercept = float(level - slope * middle)
+    rest = observed - slope * predicted - intercept  # its weighted mean is 0
+    return Fit(slope, intercept, 0.0), float(((share * rest**2).sum() / (len(rest) - 1)).sqrt())
 
 
 def marginal_probability(logit: Tensor, effect_scale: float) -> Tensor:

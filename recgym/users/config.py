@@ -49,7 +49,10 @@ class UserConfig:
     ensemble: int = 2
     """More sets of heads, each fitted to resampled sessions: their disagreement says where the users are guesswork."""
     propensity_clip: float = 0.0
-    """Largest weight of a step by inverse propensity, where the log has propensities; 0: all steps count the same."""
+    """Largest weight of a step by inverse propensity, where the log has propensities; 0: all steps count the same.
+
+    Without exposures a propensity is the chance that the item was consumed, so that weights concern what follows (stars
+    of what was rated); which item is consumed is learned from all steps alike."""
     churn_days: float = 30.0
     """A user away for longer counts as churned; where the log is shorter, the log's length."""
     max_starts: int = 2048

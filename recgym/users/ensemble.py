@@ -55,12 +55,12 @@ def dependencies(kinds: tuple[FeedbackKind, ...]) -> tuple[int | None, ...]:
     return given
 
 
-def disagreement(members: Sequence[Member], situation: Situation, slates: Tensor, reactions: Reactions) -> Tensor:
-    """Standard deviation over the members of what each item of `slates` (B, K) is expected to bring, (B, K, F).
+def opinions(members: Sequence[Member], situation: Situation, slates: Tensor, reactions: Reactions) -> Tensor:
+    """What each of E members expects each item of `slates` (B, K) to bring, (E, B, K, F).
 
     Expectations are those of an average session: no intercept of the session's own.
     """
-    return torch.stack([_expected_by(member, situation, slates, reactions) for member in members]).std(0)
+    return torch.stack([_expected_by(member, situation, slates, reactions) for member in members])
 
 
 def _expected_by(member: Member, situation: Situation, slates: Tensor, reactions: Reactions) -> Tensor:
@@ -74,16 +74,12 @@ def _expected_by(member: Member, situation: Situation, slates: Tensor, reactions
 def expected(heads: Heads, logits: Tensor, seen: Tensor, reactions: Reactions) -> Tensor:
     """Expected amount of each kind from calibrated log-odds, (B, K, F) -> (B, K, F).
 
-    A real kind's amount is log-normal around its prediction; a kind that needs a binary one has its chance times that.
+    A real kind's amount is `Heads.expected_amount`; a kind that needs a binary one has its chance times that.
     """
     columns: list[Tensor] = []
     for column, (kind, given) in enumerate(zip(reactions.kinds, reactions.given, strict=True)):
-        if kind.type == "real":
-            mean, scale, least, most, _ = heads.amount[:, column]
-            log_mean = mean + scale * logits[:, :, column] + heads.residual[column] ** 2 / 2
-            amount = log_mean.exp().clamp(least, most)
-        else:
-            amount = torch.sigmoid(logits[:, :, column])
+        logit = logits[:, :, column]
+        amount = heads.expected_amount(logit, column) if kind.type == "real" else torch.sigmoid(logit)
         if column == 0 and not reactions.repeats:
             amount = amount * (1 - seen)
         if given is not None and reactions.kinds[given].type == "binary":

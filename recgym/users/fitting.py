@@ -127,7 +127,7 @@ def losses(reader: Reader, slates: Slates, generator: torch.Generator) -> Tensor
             )
         else:
             mean, scale = reader.heads.amount[:2, column]
-            error = 0.5 * (logit[:, 0] - (amount.clamp_min(1e-9).log() - mean) / scale) ** 2
+            error = 0.5 * slates.weight * (logit[:, 0] - (amount.clamp_min(1e-9).log() - mean) / scale) ** 2
             asked = asked & (amount > 0)
         total = total + share * (error * asked).sum() / count
     known = slates.known.float()
@@ -180,7 +180,7 @@ def _calibrate(reader: Reader, held_out: Slates, generator: torch.Generator) -> 
             rows = held_out.feedback[:, column] > 0
             mean, scale = heads.amount[:2, column]
             observed = (held_out.feedback[rows, column].log() - mean) / scale
-            fit, residual = fit_amount(judged.logits[rows, 0, column], observed)
+            fit, residual = fit_amount(judged.logits[rows, 0, column], observed, held_out.weight[rows])
             heads.residual[column] = residual * scale
         _set(reader, column, fit)
     scores = leaving_scores(judged.leave, held_out)

@@ -7,6 +7,7 @@ cost of a step does not grow with the catalogue. Source: Perez et al. (2018), "F
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from torch.nn.functional import linear
 
 from recgym.users.recent import NUM_FEATURES, NUM_HABITS, NUM_MET
 
+_SHORT_GRID = 64
+"""Values that a rounded amount can take, up to which its mean is summed exactly."""
 _INPUTS = NUM_FEATURES + NUM_HABITS + NUM_MET + 1
 """Features of a shown item: the session's, the longer history's, how it was met before, and the backbone's score."""
 
@@ -90,6 +93,27 @@ class Heads(nn.Module):
     def offsets(self, context: Tensor) -> Tensor:
         """What is known before a session moves its log-odds by this, (B, C) -> (B, F + 1): feedback, then leaving."""
         return linear(context, self.context)
+
+    def expected_amount(self, logit: Tensor, column: int) -> Tensor:
+        """Mean of a real kind as it is drawn: log-normal, on the grid of the log and within its range; same shape.
+
+        With X the log-normal amount, least a, most b, step g: a + g sum_k P(X >= a + (k - 1/2) g) on a short grid, else
+        E min(max(X, a), b) = a F(u) + exp(m + s^2 / 2) (F(v - s) - F(u - s)) + b (1 - F(v)), F the standard normal
+        distribution function, u = (log a - m) / s and v = (log b - m) / s.
+        """
+        mean, scale, least, most, step = self.amount[:, column].unbind()
+        log_mean, spread = mean + scale * logit, self.residual[column].clamp_min(1e-6)
+        places = float((most - least) / step) if float(step) > 0 else math.inf
+        ndtr = torch.special.ndtr
+        if places <= _SHORT_GRID:
+            borders = least + (torch.arange(round(places), device=logit.device) + 0.5) * step
+            above: Tensor = ndtr((log_mean.unsqueeze(-1) - borders.log()) / spread)  # (..., places)
+            return least + step * above.sum(-1)
+        most = most.clamp_max(1e30)  # where the log has no amount, nothing bounds it
+        low, high = (least.log() - log_mean) / spread, (most.log() - log_mean) / spread
+        inside = (log_mean + spread**2 / 2).exp() * (ndtr(high - spread) - ndtr(low - spread))
+        amount: Tensor = least * ndtr(low) + inside + most * ndtr(-high)
+        return amount
 
     def weights(self) -> HeadWeights:
         """The weights as plain tensors, side by side where they read the same input."""

@@ -20,7 +20,7 @@ from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users import recent as memory
 from recgym.users.context import context_of
-from recgym.users.ensemble import Member, Reactions, Situation, dependencies, disagreement
+from recgym.users.ensemble import Member, Reactions, Situation, dependencies, opinions
 from recgym.users.heads import Heads, Shown
 from recgym.users.history import History
 from recgym.users.recent import Recent
@@ -138,6 +138,10 @@ class LearnedUsers:
         keys = keys.to(self.device)
         return self._begin(keys, self._beginnings.newcomers(keys))
 
+    def begin_at(self, keys: Tensor, rows: Tensor) -> LearnedState:
+        """Start one session per key (B,), each at the given row (B,) of `starts`."""
+        return self._begin(keys.to(self.device), self._beginnings.at(rows.to(self.device)))
+
     def away(self, state: LearnedState) -> Tensor:
         """Days until each user is back if the session ends now, (B,) float32; inf: never; nan: not modelled."""
         if self.returning is None:
@@ -168,9 +172,17 @@ class LearnedUsers:
         """
         if not self.members:
             raise ValueError("these users have no ensemble: fit them with `users.ensemble` of at least 1")
+        return self.opinions(state, slates).std(0)
+
+    def opinions(self, state: LearnedState, slates: Tensor, *, given: bool = False) -> Tensor:
+        """What each of the ensemble expects each item to bring, (1 + members, B, K, F); the simulated heads come first.
+
+        With `given`, a kind counts as if the one that it depends on happened: stars if rated, not stars if shown.
+        """
         features, seen = self._situation(state, slates, self.topics[slates])
         situation = Situation(state.cache.state, features, seen, self._context(state.start, state.clock))
-        return disagreement(self._everyone, situation, slates, Reactions(self.kinds, self._given, self.repeats))
+        depends = (None,) * len(self.kinds) if given else self._given
+        return opinions(self._everyone, situation, slates, Reactions(self.kinds, depends, self.repeats))
 
     def step(self, state: LearnedState, slates: Tensor) -> tuple[LearnedState, Response]:
         """React to `slates` (B, K) of item ids 1..N."""

@@ -62,21 +62,22 @@ class EncodedStarts:
         luck = bits(fold(keys, RESET), 1)[:, 0]  # (B,)
         row = luck % len(self.starts.user)
         if self.new_user_share is None:
-            return self._at(row)
+            return self.at(row)
         new = uniform(fold(fold(keys, RESET), _NEW), 1)[:, 0] < self.new_user_share  # (B,)
         if len(self._begun):
             row = torch.where(new, row, self._begun[luck % len(self._begun)])
-        return self._emptied(self._at(row), new.nonzero()[:, 0])
+        return self._emptied(self.at(row), new.nonzero()[:, 0])
 
     def newcomers(self, keys: Tensor) -> Begun:
         """The same for users who are all new, (B,)."""
         row = bits(fold(keys, RESET), 1)[:, 0] % len(self.starts.user)
-        return self._emptied(self._at(row), torch.arange(len(keys), device=keys.device))
+        return self._emptied(self.at(row), torch.arange(len(keys), device=keys.device))
 
-    def _at(self, row: Tensor) -> Begun:
+    def at(self, row: Tensor) -> Begun:
+        """The given starts, (B,)."""
         return Begun(row, self.starts.items[row], self.starts.feedback[row], take(self._caches, row))
 
     def _emptied(self, begun: Begun, new: Tensor) -> Begun:
         """With nothing in the history of the rows `new` (R,)."""
-        begun.items[new], begun.feedback[new] = 0, 0.0  # copies: `_at` has gathered them
+        begun.items[new], begun.feedback[new] = 0, 0.0  # copies: `at` has gathered them
         return begun._replace(cache=put(begun.cache, new, take(self._nothing, torch.zeros_like(new))))

@@ -9,10 +9,13 @@ import polars as pl
 import pytest
 import torch
 
+from recgym.backbones.backbone import BackboneConfig, make_backbone
 from recgym.env.session import SessionConfig, Sessions
 from recgym.logs.profiles import profile_of
 from recgym.logs.sequences import Starts
 from recgym.random import session_keys
+from recgym.types import FeedbackKind
+from recgym.users.calibration import fit_amount
 from recgym.users.config import UserConfig
 from recgym.users.context import CLOCK_WIDTH, clock_features, context_of
 from recgym.users.fitting import fit_users
@@ -50,6 +53,38 @@ def test_disagreement_is_the_standard_deviation_of_expectations() -> None:
     )
     other = torch.sigmoid(torch.logit(slots) + 1)
     torch.testing.assert_close(found, (other - slots) / 2**0.5, atol=1e-5, rtol=1e-4)
+
+
+def test_opinions_are_what_users_do_on_average() -> None:
+    """On a short grid, on a long one, and where amounts are not rounded; stars if rated, and stars if shown."""
+    for amount in ([0.7, 0.6, 1.0, 5.0, 1.0], [3.0, 0.5, 1.0, 100.0, 1.0], [1.0, 0.8, 0.5, 4.0, 0.0]):
+        users = small_users()
+        users.heads.amount[:, 1] = torch.tensor(amount)
+        users.heads.residual[1] = 0.7
+        users.heads.effect_scale.zero_()
+        users = LearnedUsers(
+            backbone=users.backbone, heads=users.heads, topics=users.topics, kinds=users.kinds, exposures=True,
+            repeats=True, ignored_hazard=1.0, starts=users.starts,
+        )  # fmt: skip
+        slates = torch.tensor([[3]]).expand(40_000, 1)
+        state = users.begin_at(session_keys(0, 40_000), torch.full((40_000,), 5))
+        if_shown, if_clicked = (users.opinions(state, slates, given=given)[0, 0, 0] for given in (False, True))
+        _, response = users.step(state, slates)
+        met = response.feedback[:, 0]  # (B, F)
+        clicked = met[met[:, 0] > 0]
+        for expected, seen in ((if_shown, met), (if_clicked[1:], clicked[:, 1:])):
+            error = 4.5 * seen.std(0) / len(seen) ** 0.5
+            assert ((expected - seen.mean(0)).abs() < error).all(), (amount, expected, seen.mean(0))
+        torch.testing.assert_close(if_shown, if_clicked * torch.tensor([1.0, *if_clicked[:1].expand(2)]))
+
+
+def test_sessions_begin_where_they_are_told() -> None:
+    users = small_users()
+    keys, rows = session_keys(0, 4), torch.tensor([8, 0, 0, 3])
+    state = users.begin_at(keys, rows)
+    assert torch.equal(users.history(state)[0], users.starts.items[rows])
+    assert torch.equal(state.user, users.starts.user[rows])
+    assert torch.equal(users.reset(keys).effects, users.begin_at(keys, users.reset(keys).start).effects)
 
 
 def replace_effects(users: LearnedUsers, state: LearnedState) -> LearnedState:
@@ -144,6 +179,35 @@ def test_inverse_propensities_weigh_what_was_rarely_shown() -> None:
     assert float(clipped.weight[~popular][0] / clipped.weight[popular][0]) == pytest.approx(1.5, rel=1e-4)
     users = fit_users(told, shown.roles, shown.users.backbone, replace(shown.config, propensity_clip=5.0, ensemble=0))
     assert not users.members
+
+
+def test_amounts_of_logs_without_exposures_are_weighed_too() -> None:
+    """Ones are rated nine times as often as fives: equally often by inverse propensity, so that the mean is 3."""
+    rated = fitted(exposures=False)
+    fives = np.random.default_rng(0).random(rated.sequences.num_steps) < 0.1
+    stars = np.where(fives, 5.0, 1.0).astype(np.float32)
+    kinds = (FeedbackKind(name="consume"), FeedbackKind(name="rating", type="real", given="consume", unit="stars"))
+    told = replace(
+        rated.sequences, kinds=kinds, feedback=np.stack([np.ones_like(stars), stars], 1),
+        propensity=np.where(fives, 0.01, 0.09),
+    )  # fmt: skip
+    backbone = make_backbone(BackboneConfig(width=8, layers=1, length=10), told.num_items, told.feedback_scale)
+    middle = []
+    for clip in (0.0, 100.0):
+        users = fit_users(told, rated.roles, backbone, replace(rated.config, propensity_clip=clip, ensemble=0))
+        slates = torch.arange(1, 4).expand(200, 3)
+        found = users.opinions(users.reset(session_keys(0, 200)), slates, given=True)
+        assert found.shape == (1, 200, 3, 2)
+        middle.append(float(found[0, :, :, 1].mean()))
+    assert middle[0] == pytest.approx(1.4, abs=0.3) and middle[1] == pytest.approx(3, abs=0.5)
+
+
+def test_weighted_amounts_are_fitted_as_repeated_ones() -> None:
+    predicted, observed = torch.tensor([0.0, 1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 3.0, 5.0])
+    times = torch.tensor([1, 3, 2, 2])
+    weighed, _ = fit_amount(predicted, observed, times.float())
+    repeated, _ = fit_amount(predicted.repeat_interleave(times), observed.repeat_interleave(times))
+    assert weighed == pytest.approx(repeated)
 
 
 def test_wrong_settings_are_named() -> None:
