@@ -16,13 +16,14 @@ from experiments.download import Download
 from experiments.evaluate import Evaluate
 from experiments.fit import Fit
 from experiments.ladder import Ladder
+from experiments.lives import Lives
 from experiments.quickstart import Quickstart
 from experiments.report import Report
 from experiments.sample import Sample
 from experiments.train import Train
 from experiments.worlds import Worlds
 
-STAGES = (Quickstart, Download, Fit, Train, Evaluate, Report, Worlds, Ladder, Audit, CoatAudit, Bench, Sample)
+STAGES = (Quickstart, Download, Fit, Train, Evaluate, Lives, Report, Worlds, Ladder, Audit, CoatAudit, Bench, Sample)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from experiments import trust
 from experiments.audit import read_audit
+from experiments.lives import MEASURES, read_lives
+from experiments.lives import table as lives_table
 from experiments.plots import ladder_plot, plots, to_svg
 from experiments.runs import Run
 from experiments.scorecard import Number, Row, Scorecard, read_scorecard
@@ -42,12 +44,17 @@ def write_report(run: Run) -> Path:
     card = read_scorecard(run.need(run.scorecard, "evaluate"))
     audit = read_audit(run.folder) if (run.folder / "audit.json").exists() else None
     ladder = read_json(run.ladder, format="recgym-ladder", version=1) if run.ladder.exists() else None
-    write_bytes(run.report, render(card, run.config(), audit, ladder).encode())
+    lives = read_lives(run.folder) if (run.folder / "lives.json").exists() else None
+    write_bytes(run.report, render(card, run.config(), audit, ladder, lives).encode())
     return run.report
 
 
 def render(
-    card: Scorecard, config: dict[str, Any], audit: dict[str, Any] | None = None, ladder: dict[str, Any] | None = None
+    card: Scorecard,
+    config: dict[str, Any],
+    audit: dict[str, Any] | None = None,
+    ladder: dict[str, Any] | None = None,
+    lives: dict[str, Any] | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -56,6 +63,7 @@ def render(
         config: what the stages wrote about themselves, as of `Run.config`.
         audit: what the exploitation audit found, where it was run.
         ladder: what the ladder found, where its `ladder.json` stands in the run folder.
+        lives: what lives of several sessions brought, where they were lived.
     """
     environment = Environment(
         loader=PackageLoader("experiments"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -65,7 +73,7 @@ def render(
         card=card,
         verdict=verdict(card),
         plots=[(title, hint, Markup(svg)) for title, hint, svg in plots(card)],
-        tables=tables(card),
+        tables=[*tables(card), *([_lives(lives)] if lives else [])],
         shown=card.shown,
         fidelity=card.fidelity or {},
         trust=_trust(card, audit, ladder),
@@ -74,6 +82,17 @@ def render(
         config=config,
         config_json=json.dumps(config.get("stages", {}), indent=1),
     )
+
+
+def _lives(lives: dict[str, Any]) -> Table:
+    """The table of lives."""
+    return {
+        "title": f"Lives of {lives['days']:g} days",
+        "note": "Users leave, and come back or not. Value: reward of all sessions. Day n: share with a session begun "
+        "in the 24 hours that start n days after the first. Truth: the world that made the log, where known.",
+        "columns": ["policy", "users", *MEASURES],
+        "rows": lives_table(lives),
+    }
 
 
 def _trust(card: Scorecard, audit: dict[str, Any] | None, ladder: dict[str, Any] | None) -> dict[str, Any]:

@@ -236,10 +236,16 @@ class Storefront:
         return click * (1 + foresight * self.catalogue.gain) - restraint * loved
 
     def bands(self) -> dict[str, Callable[[StorefrontState], Tensor]]:
-        """Scorers of every item, (B, N): the chance of a click; what is popular and good, never twice; the oracle."""
+        """Scorers of every item, (B, N): the chance of a click; what most like and is good, never twice; the oracle."""
+        liked = self.population.appeal.mean(0) + 2 * self.catalogue.gain  # (N,)
+
+        def unseen(state: StorefrontState) -> Tensor:
+            shown = torch.zeros(len(state.user), self.num_items + 1, device=self.device)
+            return liked - 99 * shown.scatter_(1, state.history.items, 1.0)[:, 1:]
+
         return {
             "myopic": lambda state: self.truth(state)["click"],
-            "rule": lambda state: self.catalogue.attraction + 3 * self.catalogue.gain - 9.0 * state.consumed,
+            "rule": unseen,
             "best known": lambda state: self.oracle(state, foresight=3.0),
         }
 
