@@ -43,6 +43,8 @@ from simulators.storefront import Storefront
 
 FORMAT = "recgym-ladder"
 TRIVIAL = ("random", "popularity", "repeat-history", "item-knn", "backbone-greedy", "explore-then-commit")
+POSSIBLE = {"spearman": (-1.0, 1.0), "regret": (0.0, 1.0)}
+"""Ends that an interval cannot pass; an over-estimation cannot be below -1."""
 _DAYS = 75
 _JUDGE_SEED = 1_000
 
@@ -177,7 +179,7 @@ def summarise(rungs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["sessions"] = float(np.mean([rung["sessions"] for rung in same]))
         row["policies"] = len(same[0]["policies"])
         for name in ("spearman", "regret", "over_estimation", "mean_over_estimation"):
-            row[name] = _interval(np.array([rung[name] for rung in same], np.float64))
+            row[name] = _interval(np.array([rung[name] for rung in same], np.float64), *POSSIBLE.get(name, ()))
         found.append(row)
     return found
 
@@ -189,7 +191,7 @@ def describe(summary: list[dict[str, Any]]) -> str:
         f"{'sessions':>9}{'exploration':>12}{'Spearman':>21}{'regret':>22}{'over-estimation':>25}{'of all':>8}",
     ]
     for row in summary:
-        cells = [_cell(row[name]) for name in ("spearman", "regret", "over_estimation")]
+        cells = [cell(row["spearman"]), cell(row["regret"]), cell(row["over_estimation"], "+.0%")]
         share = f"{row['mean_over_estimation'][0]:+.0%}"
         lines.append(
             f"{row['sessions']:9,.0f}{row['exploration']:12.0%}{cells[0]:>21}{cells[1]:>22}{cells[2]:>25}{share:>8}"
@@ -203,18 +205,19 @@ def _mean(sessions: Sessions[Any], policy: Policy, count: int) -> float:
     return float(collect(sessions, policy, num_sessions=count, seed=_JUDGE_SEED).reward.sum()) / count
 
 
-def _interval(values: DoubleArray) -> list[float | None]:
-    """Mean, low, high; no interval of a single seed."""
+def _interval(values: DoubleArray, least: float = -1.0, most: float = math.inf) -> list[float | None]:
+    """Mean, low, high within what is possible; no interval of a single seed."""
     mean = float(values.mean())
     if len(values) < 2:
         return [mean, None, None]
     half = t_quantile(0.95, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return [mean, mean - half, mean + half]
+    return [mean, max(mean - half, least), min(mean + half, most)]
 
 
-def _cell(interval: list[float | None]) -> str:
+def cell(interval: list[float | None], style: str = ".2f") -> str:
+    """A mean with its interval, where there is one."""
     mean, low, high = interval
-    return f"{mean:.2f}" if low is None else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{mean:{style}}" if low is None else f"{mean:{style}} [{low:{style}}, {high:{style}}]"
 
 
 def _name(job: Job) -> str:

@@ -123,7 +123,7 @@ def _trust(card: Scorecard, audit: dict[str, Any] | None, ladder: dict[str, Any]
         {
             "title": "The ladder, measured on a known world",
             "note": "Learned users rank policies as the truth does (Spearman); regret of taking their favourite, as a "
-            "share of the way from worst to best; over-estimation of that favourite (1 is 100%), and of all policies.",
+            "share of the way from worst to best; over-estimation of that favourite, and of all policies.",
             "columns": ["logged sessions", "explored", "Spearman", "regret", "over-estimation", "of all"],
             "rows": trust.ladder_rows(ladder) if ladder else [],
         },

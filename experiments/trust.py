@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from experiments.audit import NAMES
+from experiments.ladder import cell
 from experiments.scorecard import Row, Scorecard
 from recgym.users.fidelity import CALIBRATION_ALARM, DISCRIMINATION_ALARM, LENGTH_ALARM, RETURN_ALARM
 
@@ -248,22 +249,22 @@ def audit_rows(audit: Numbers) -> list[list[str]]:
 
 def ladder_rows(ladder: Numbers) -> list[list[str]]:
     """Rows of the ladder's table."""
-    names = ("spearman", "regret", "over_estimation")
     return [
-        [f"{row['sessions']:,.0f}", f"{row['exploration']:.0%}", *(_interval(row[name]) for name in names),
-         f"{row['mean_over_estimation'][0]:+.0%}"]
+        [
+            f"{row['sessions']:,.0f}",
+            f"{row['exploration']:.0%}",
+            cell(row["spearman"]),
+            cell(row["regret"]),
+            cell(row["over_estimation"], "+.0%"),
+            f"{row['mean_over_estimation'][0]:+.0%}",
+        ]
         for row in ladder["summary"]
-    ]  # fmt: skip
+    ]
 
 
 def doubts(rows: tuple[Row, ...]) -> list[list[str]]:
     """Rows of the disagreement table, where there is an ensemble."""
     return [[row.policy, f"{row.doubt:.0%}"] for row in rows if row.doubt is not None]
-
-
-def _interval(values: list[float | None]) -> str:
-    mean, low, high = values
-    return f"{mean:.2f}" if low is None else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _styled(one: Numbers, style: str) -> str:

@@ -140,7 +140,7 @@ def test_rungs_are_summed_up_over_seeds() -> None:
     assert found["spearman"][0] == pytest.approx(0.2)
     assert found["spearman"][2] - 0.2 == pytest.approx(4.3027 * 0.2 / 3**0.5, abs=1e-3)  # t of 2 degrees of freedom
     assert found["regret"] == [0.0, 0.0, 0.0]
-    assert "0.20 [-0.30, 0.70]" in describe_ladder([found])
+    assert "0.20 [-0.30, 0.70]" in describe_ladder([found]) and "+100%" in describe_ladder([found])
     for wrong in ({"users": (5,)}, {"exploration": (0.0,)}, {"seeds": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Ladder(**wrong)
