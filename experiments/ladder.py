@@ -101,7 +101,7 @@ Job = tuple[int, float, int]
 def climb(settings: Ladder, job: Job) -> None:
     """One rung with one seed, written to its own file."""
     num_users, exploration, seed = job
-    log = generate_log(days=_DAYS, seed=100 + seed, num_users=num_users, exploration=exploration)
+    log = generate_log(days=_DAYS, seed=500 + seed, num_users=num_users, exploration=exploration)
     sequences = build_sequences(log)
     roles = splits.temporal(sequences)
     folder = settings.out / _name(job)

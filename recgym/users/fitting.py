@@ -25,6 +25,7 @@ from recgym.users.calibration import Fit, fit_amount, fit_binary, leaving_scores
 from recgym.users.config import UserConfig
 from recgym.users.heads import Heads
 from recgym.users.learned import LearnedUsers
+from recgym.users.linear_start import start_linear
 from recgym.users.reading import Reader, happened, in_batches, judge, make_reader
 from recgym.users.returning import EDGES, Returning, fit_returning, read_visits
 from recgym.users.slates import Slates, read_slates, seen_before
@@ -69,6 +70,7 @@ def fit_users(
     unmet = torch.from_numpy(np.append(False, training_events(sequences, roles) == 0))  # (N + 1,)
     for member in range(1 + config.ensemble):
         reader = make_reader(sequences, roles, backbone, replace(config, seed=config.seed + 1000 * member), train)
+        start_linear(reader, train)
         _fit(reader, _resampled(train, generator) if member else train, held_out, generator, progress)
         forget(reader.heads, unmet)
         _calibrate(reader, held_out, generator)
@@ -144,8 +146,9 @@ def _fit(reader: Reader, train: Slates, held_out: Slates, generator: torch.Gener
         {"params": [heads.item_embedding], "weight_decay": config.item_decay},
     ]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
-    best, best_loss, worse = {name: tensor.clone() for name, tensor in heads.state_dict().items()}, np.inf, 0
     state = generator.get_state()
+    best, worse = {name: tensor.clone() for name, tensor in heads.state_dict().items()}, 0
+    best_loss = _held_out_loss(reader, held_out, state)
     with tqdm(total=config.epochs, desc="users", unit="epoch", disable=not progress) as bar:
         for _ in range(config.epochs):
             order = torch.randperm(len(train.item), generator=generator)
