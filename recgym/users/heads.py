@@ -169,3 +169,17 @@ class HeadWeights(NamedTuple):
         hidden = torch.relu(shown.leave_state + linear(pooled, self.leave_mix))  # (B, H')
         last = torch.cat([hidden, pooled[:, shown.hidden.shape[2] :]], 1)
         return linear(last, self.leave_out, self.leave_bias).squeeze(1)
+
+
+def draw_amounts(logit: Tensor, draws: Tensor, law: tuple[Tensor, ...], *, on_grid: bool) -> Tensor:
+    """Log-normal amounts within their range, from calibrated standardised logs and uniform draws, any shape.
+
+    `law`: log-mean, log-scale, least, most, step, and the standard deviation of the log around its prediction.
+    """
+    mean, scale, least, most, step, residual = law
+    noise = torch.special.ndtri(draws.clamp(2.0**-25, 1 - 2.0**-24))
+    amount = (mean + scale * logit + residual * noise).exp()
+    if on_grid:
+        amount = (amount / step).round() * step
+    inside: Tensor = amount.clamp(least, most)
+    return inside

@@ -21,7 +21,7 @@ from recgym.users import history as ring
 from recgym.users import recent as memory
 from recgym.users.context import context_of
 from recgym.users.ensemble import Member, Reactions, Situation, dependencies, opinions
-from recgym.users.heads import Heads, Shown
+from recgym.users.heads import Heads, Shown, draw_amounts
 from recgym.users.history import History
 from recgym.users.recent import Recent
 from recgym.users.returning import Returning
@@ -92,11 +92,9 @@ class LearnedUsers:
         self.backbone, self.heads, self.kinds = backbone, heads.requires_grad_(False).eval(), kinds
         self.exposures, self.repeats, self.ignored_hazard = exposures, repeats, ignored_hazard
         self.name, self.item_titles, self.item_categories = name, item_titles, item_categories
-        self.num_items = backbone.num_items
         self.start_megabytes, self.new_user_share = start_megabytes, new_user_share
-        self.members = members
-        self.returning = returning
-        self._given = dependencies(kinds)
+        self.members, self.returning = members, returning
+        self._given, self._first_is_binary = dependencies(kinds), kinds[0].type == "binary"
         weights = next(module_of(backbone).parameters())
         self.device = weights.device
         self.topics = topics.to(self.device)
@@ -104,9 +102,8 @@ class LearnedUsers:
             part.requires_grad_(False).eval().to(self.device)
         self._slots = torch.arange(backbone.config.length, device=self.device)
         self._traces = memory.trace_weights(device=self.device)
-        count = len(kinds)
+        self.num_items, count = backbone.num_items, len(kinds)
         self._slope, self._leave_slope = heads.slope[:count], heads.slope[count]  # views, as are the amounts
-        self._first_is_binary = kinds[0].type == "binary"
         self._residual, self._not_modelled = heads.residual, torch.tensor(torch.nan, device=self.device)
         self._amounts = [heads.amount[:, column].unbind() for column in range(count)]
         self._on_grid = [float(heads.amount[4, column]) > 0 for column in range(count)]
@@ -114,8 +111,7 @@ class LearnedUsers:
             vectors = torch.cat([weights.new_zeros(1, backbone.width), backbone.item_vectors()])
             bias = torch.cat([weights.new_zeros(1), backbone.item_bias()])
             everything = torch.arange(self.num_items + 1, device=self.device)
-            self._rows = self.heads.rows(everything, vectors, bias)  # (N + 1, R)
-            self._weights = self.heads.weights()
+            self._rows, self._weights = self.heads.rows(everything, vectors, bias), self.heads.weights()  # (N + 1, R)
             self._everyone = [Member(self.heads, self._rows, self._weights)]
             self._everyone += [Member(one, one.rows(everything, vectors, bias), one.weights()) for one in members]
             self._beginnings = EncodedStarts(
@@ -226,8 +222,7 @@ class LearnedUsers:
         every = torch.arange(1, self.num_items + 1, device=self.device).expand(len(state.keys), -1)
         features, seen = self._situation(state, every, self.topics[every])
         rows = self._rows[1:].expand(len(state.keys), -1, -1)
-        slots = torch.zeros_like(every)
-        logits = self._weights.show(state.cache.state, rows, features, slots).logits  # (B, N, F)
+        logits = self._weights.show(state.cache.state, rows, features, torch.zeros_like(every)).logits
         logits = torch.addcmul(state.effects[:, None, : len(self.kinds)], logits, self._slope)
         found = {"start": state.start}
         for column, kind in enumerate(self.kinds):
@@ -242,13 +237,8 @@ class LearnedUsers:
         happens = (draws < torch.sigmoid(logits)).to(torch.float32)  # (B, K, F); only binary kinds are read
         for column, (kind, amount) in enumerate(zip(self.kinds, happens.unbind(2), strict=True)):
             if kind.type == "real":
-                mean, scale, least, most, step = self._amounts[column]
-                noise = torch.special.ndtri(draws[:, :, column].clamp(2.0**-25, 1 - 2.0**-24))
-                log_amount = mean + scale * logits[:, :, column] + self._residual[column] * noise
-                amount = log_amount.exp()
-                if self._on_grid[column]:
-                    amount = (amount / step).round() * step
-                amount = amount.clamp(least, most)
+                law = (*self._amounts[column], self._residual[column])
+                amount = draw_amounts(logits[:, :, column], draws[:, :, column], law, on_grid=self._on_grid[column])
             if column == 0 and not self.repeats:
                 amount = amount * (1 - seen)
             if (given := self._given[column]) is not None:
