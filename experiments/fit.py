@@ -151,9 +151,16 @@ def save_roles(run: Run, roles: splits.Roles) -> None:
 
 
 def platform(
-    users: LearnedUsers, *, reward: dict[str, float] | None, max_steps: int, slate_size: int = 1
+    users: LearnedUsers,
+    *,
+    reward: dict[str, float] | None,
+    max_steps: int,
+    slate_size: int = 1,
+    pessimism: float = 0.0,
 ) -> Sessions[Any]:
     """The platform in front of `users`: where users consume nothing twice, repeats are masked."""
     repeats: Repeats = "allow" if users.repeats else "mask"
-    config = SessionConfig(slate_size=slate_size, reward=reward, repeats=repeats, max_steps=max_steps)
+    config = SessionConfig(
+        slate_size=slate_size, reward=reward, repeats=repeats, max_steps=max_steps, pessimism=pessimism
+    )
     return Sessions(users, config)

@@ -34,6 +34,8 @@ class Train:
     """Reward weight of each kind of feedback, such as click 1 like 0.5; empty: 1 for the first kind."""
     max_steps: int = 50
     """Steps after which a simulated session is cut."""
+    pessimism: float = 0.0
+    """What a unit of disagreement in the users' ensemble takes from the training reward."""
     processes: int = 2
     """Trainings side by side, one thread each."""
     resume: bool = False
@@ -67,7 +69,9 @@ def train_one(settings: Train, job: tuple[str, int]) -> float | None:
     name, seed = job
     run = Run(settings.out)
     loaded = load_run(run)
-    sessions = platform(loaded.users, reward=settings.reward or None, max_steps=settings.max_steps)
+    sessions = platform(
+        loaded.users, reward=settings.reward or None, max_steps=settings.max_steps, pessimism=settings.pessimism
+    )
     logged = None
     if name in OFFLINE:
         training = sessions_of(loaded.sequences, loaded.roles, TRAIN)

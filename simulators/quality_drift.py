@@ -30,6 +30,7 @@ from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
 from recgym.users import history as ring
 from recgym.users.history import History
+from simulators.choice import multinomial_logit
 
 _USER, _STEPS = 0, 1
 """Streams of a session's key."""
@@ -131,7 +132,7 @@ class QualityDrift:
         index = slates - 1
         features = self.features[index]  # (B, K, D)
         logit = config.affinity - (features - state.interest.unsqueeze(1)).square().sum(2).sqrt()
-        chance = torch.cat([logit, torch.zeros_like(logit[:, :1])], 1).softmax(1)[:, :slots].cumsum(1)
+        chance = multinomial_logit(logit, 0.0)[:, :slots].cumsum(1)
         draw = uniform_at(fold(state.keys, _STEPS), state.depth, 1)  # (B, 1)
         slot = (draw >= chance).sum(1, keepdim=True)  # (B, 1), K for none
         took = slot == torch.arange(slots, device=self.device)  # (B, K)
