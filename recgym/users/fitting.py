@@ -147,8 +147,7 @@ def _fit(reader: Reader, train: Slates, held_out: Slates, generator: torch.Gener
     ]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
     state = generator.get_state()
-    best, worse = {name: tensor.clone() for name, tensor in heads.state_dict().items()}, 0
-    best_loss = _held_out_loss(reader, held_out, state)
+    best, best_loss, worse = {name: tensor.clone() for name, tensor in heads.state_dict().items()}, np.inf, 0
     with tqdm(total=config.epochs, desc="users", unit="epoch", disable=not progress) as bar:
         for _ in range(config.epochs):
             order = torch.randperm(len(train.item), generator=generator)
