@@ -139,9 +139,8 @@ class Boredom:
         timers.masked_fill_((counts >= config.threshold) & (timers == 0), config.window)
         taste = self._influenced(state.taste, items, index, clicked, total)
         bored = timers > 0
-        history, feedback = state.history, clicked.to(torch.float32).unsqueeze(2)  # (B, K, 1)
-        for slot in range(slots if config.length else 0):
-            history = ring.push(history, slates[:, slot], feedback[:, slot], gaps=False)
+        feedback = clicked.to(torch.float32).unsqueeze(2)  # (B, K, 1)
+        history = ring.push_slate(state.history, slates, feedback)
         new = BoredomState(
             keys=state.keys,
             depth=depth,
@@ -171,7 +170,7 @@ class Boredom:
 
     def history(self, state: BoredomState) -> tuple[Tensor, Tensor]:
         """Items (B, L) and feedback (B, L, 1), most recent last, 0 pads on the left; the first slate is among them."""
-        return ring.ordered(state.history) if self.config.length else (state.history.items, state.history.feedback)
+        return ring.ordered(state.history)
 
     def truth(self, state: BoredomState) -> dict[str, Tensor]:
         """`taste` and `mood` (B, C), `timers` (B, C) in steps, `counts` (B, C) clicks, `click` (B, N) at slot 0."""

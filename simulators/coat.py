@@ -89,7 +89,7 @@ class CoatState(NamedTuple):
     user: Tensor  # (B,) int64, 0..U-1
     recent: Tensor  # (B, window) int64: the last items, turn t in column t mod window; 0 where none stands yet
     last: Tensor  # (B,) float32: the last rating, 0 before the first
-    history: History | None  # the last L items with their ratings; None where L = 0
+    history: History  # the last L items with their ratings
 
 
 class Coat:
@@ -128,8 +128,8 @@ class Coat:
         """Start one session per key (B,), of any user."""
         keys = keys.to(self.device)
         user = bits(fold(keys, _USER), 1)[:, 0] % self.num_users
-        batch, length = len(keys), self.config.length
-        past = ring.empty(batch, length, len(self.kinds), device=self.device) if length else None
+        batch = len(keys)
+        past = ring.empty(batch, self.config.length, len(self.kinds), device=self.device)
         recent = torch.zeros(batch, self.config.window, dtype=torch.int64, device=self.device)
         return CoatState(torch.zeros_like(user), user, recent, torch.zeros(batch, device=self.device), past)
 
@@ -153,7 +153,7 @@ class Coat:
         else:
             leaves = torch.zeros_like(item, dtype=torch.bool)
         feedback = rating.clone().view(-1, 1, 1)  # the state keeps `rating`, and may be written in place
-        past = None if state.history is None else ring.push(state.history, item, feedback[:, 0], gaps=False)
+        past = ring.push(state.history, item, feedback[:, 0], gaps=False)
         new = CoatState(state.depth + 1, state.user, state.recent, rating, past)
         return new, Response(feedback, leaves, torch.full_like(rating, torch.nan))
 
@@ -163,10 +163,7 @@ class Coat:
 
     def history(self, state: CoatState) -> tuple[Tensor, Tensor]:
         """Items (B, L) and ratings (B, L, 1), most recent last, 0 pads on the left."""
-        if state.history is not None:
-            return ring.ordered(state.history)
-        items = torch.zeros(len(state.user), 0, dtype=torch.int64, device=self.device)
-        return items, torch.zeros(*items.shape, len(self.kinds), device=self.device)
+        return ring.ordered(state.history)
 
     def truth(self, state: CoatState) -> dict[str, Tensor]:
         """`user` (B,); `rating` (B, N) stars; `near` (B, N) bool: much the same as one of the last `window` items.

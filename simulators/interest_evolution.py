@@ -28,6 +28,7 @@ from torch.nn.functional import embedding
 from recgym.random import fold, normal, session_keys, uniform, uniform_at
 from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
+from recgym.users import history as ring
 
 CLICK, WATCH = 0, 1
 """Columns of the feedback."""
@@ -178,9 +179,7 @@ class InterestEvolution:
 
     def history(self, state: InterestState) -> tuple[Tensor, Tensor]:
         """Nothing, (B, 0) and (B, 0, F): interests are visible themselves."""
-        batch = len(state.keys)
-        items = torch.zeros(batch, 0, dtype=torch.int64, device=self.device)
-        return items, torch.zeros(batch, 0, len(self.kinds), device=self.device)
+        return ring.ordered(ring.empty(len(state.keys), 0, len(self.kinds), device=self.device))
 
     def truth(self, state: InterestState) -> dict[str, Tensor]:
         """`budget` (B,) minutes; `topic` and `quality` (B, N) of the candidates; `interest` (B, N) in each."""

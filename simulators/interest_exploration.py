@@ -28,6 +28,7 @@ from torch.nn.functional import embedding
 from recgym.random import fold, normal, uniform, uniform_at
 from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
+from recgym.users import history as ring
 from simulators.choice import multinomial_logit, pick
 
 _USER, _DOCUMENTS = 0, 1
@@ -142,9 +143,7 @@ class InterestExploration:
 
     def history(self, state: ExplorationState) -> tuple[Tensor, Tensor]:
         """Nothing, (B, 0) and (B, 0, F): the counts are visible themselves."""
-        batch = len(state.keys)
-        items = torch.zeros(batch, 0, dtype=torch.int64, device=self.device)
-        return items, torch.zeros(batch, 0, len(self.kinds), device=self.device)
+        return ring.ordered(ring.empty(len(state.keys), 0, len(self.kinds), device=self.device))
 
     def truth(self, state: ExplorationState) -> dict[str, Tensor]:
         """`kind` (B,), `affinity` (B, 2), and the `logit` (B, N) of each candidate."""

@@ -193,9 +193,7 @@ class Investor:
         felt = torch.where(outcome < 0, config.loss_aversion * outcome, outcome)
         trust = (config.trust_decay * state.trust + config.trust_gain * felt).clamp(_LEAST_TRUST, config.trust_most)
         leaves = draws[:, 1] < torch.sigmoid(config.leave - config.leave_trust * trust)
-        if config.length:
-            for slot in range(slots):
-                ring.push(state.history, slates[:, slot], feedback[:, slot], gaps=False)
+        ring.push_slate(state.history, slates, feedback)
         seen = feedback.sum(1)  # (B, F)
         last = torch.cat([seen[:, :AMOUNT], seen[:, AMOUNT:].log1p(), market.unsqueeze(1)], 1)
         new = state._replace(depth=state.depth + 1, regime=regime, exposure=exposure, trust=trust, last=last)
@@ -207,7 +205,7 @@ class Investor:
 
     def history(self, state: InvestorState) -> tuple[Tensor, Tensor]:
         """Instruments (B, L) and feedback (B, L, F), most recent last, 0 pads on the left."""
-        return ring.ordered(state.history) if self.config.length else state.history[:2]
+        return ring.ordered(state.history)
 
     def truth(self, state: InvestorState) -> dict[str, Tensor]:
         """`regime`, `trust`, `exposure`, `appetite` (B,); `click` and `invest` (given a click) (B, N)."""

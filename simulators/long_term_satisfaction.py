@@ -26,6 +26,7 @@ from torch import Tensor
 from recgym.random import fold, normal, session_keys, uniform
 from recgym.settings import check_numbers
 from recgym.types import FeedbackKind, Response, Visible
+from recgym.users import history as ring
 
 _USER, _DOCUMENTS, _STEPS = 0, 1, 2
 """Streams of a session's key."""
@@ -133,9 +134,7 @@ class LongTermSatisfaction:
 
     def history(self, state: SatisfactionState) -> tuple[Tensor, Tensor]:
         """Nothing, (B, 0) and (B, 0, F)."""
-        batch = len(state.keys)
-        items = torch.zeros(batch, 0, dtype=torch.int64, device=self.device)
-        return items, torch.zeros(batch, 0, len(self.kinds), device=self.device)
+        return ring.ordered(ring.empty(len(state.keys), 0, len(self.kinds), device=self.device))
 
     def truth(self, state: SatisfactionState) -> dict[str, Tensor]:
         """`exposure` and `satisfaction` (B,); `clickbait` (B, N) of the candidates."""

@@ -163,8 +163,7 @@ class OrganicBandit:
         drawn = draws[:, 1] >= 1 - self.config.to_organic
         feedback = torch.zeros(*slates.shape, 2, device=self.device)
         feedback[:, 0, CLICK] = clicked
-        if self.config.length:
-            ring.push(state.history, slates[:, 0], feedback[:, 0], gaps=False)
+        ring.push(state.history, slates[:, 0], feedback[:, 0], gaps=False)
         new = state._replace(depth=state.depth + 1, clicked=clicked.to(torch.float32))
         rows = (drawn | clicked).nonzero()[:, 0]
         if len(rows):
@@ -177,7 +176,7 @@ class OrganicBandit:
 
     def history(self, state: OrganicState) -> tuple[Tensor, Tensor]:
         """Products viewed or shown (B, L) and feedback (B, L, F), most recent last, 0 pads on the left."""
-        return ring.ordered(state.history) if self.config.length else state.history[:2]
+        return ring.ordered(state.history)
 
     def truth(self, state: OrganicState) -> dict[str, Tensor]:
         """`interest` (B, D); `click` (B, N) if shown; `wanted` (B, N), organic logit; `leave` (B, N) in the step."""

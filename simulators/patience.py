@@ -67,7 +67,7 @@ class KuaiSimState(NamedTuple):
     sessions: Tensor  # (B,) float32 sessions ended
     profile: Tensor  # (B, D) float32
     last: Tensor  # (B, F) float32: feedback of the last slate, averaged over its slots
-    history: History | None  # the last L items shown, over sessions; None where nothing is kept
+    history: History  # the last L items shown, over sessions
 
 
 class KuaiSim:
@@ -104,7 +104,7 @@ class KuaiSim:
             sessions=nothing.clone(),
             profile=interest + noise,
             last=torch.zeros(batch, len(self.kinds), device=self.device),
-            history=ring.empty(batch, config.length, len(self.kinds), device=self.device) if config.length else None,
+            history=ring.empty(batch, config.length, len(self.kinds), device=self.device),
         )
 
     def step(self, state: KuaiSimState, slates: Tensor) -> tuple[KuaiSimState, Response]:
@@ -130,10 +130,7 @@ class KuaiSim:
             prompt[:, 0, 0] = (1 - gap / MAX_DAYS).nan_to_num_(0.0)
             feedback = torch.cat([feedback, prompt], 2)
             mean = torch.cat([mean, prompt.mean(1)], 1)
-        history = state.history
-        if history is not None:
-            for slot in range(slots):
-                history = ring.push(history, slates[:, slot], feedback[:, slot], gaps=False)
+        history = ring.push_slate(state.history, slates, feedback)
         new = KuaiSimState(
             keys=state.keys,
             depth=state.depth + 1,
@@ -165,11 +162,7 @@ class KuaiSim:
 
     def history(self, state: KuaiSimState) -> tuple[Tensor, Tensor]:
         """Items (B, L) and feedback (B, L, F), most recent last, 0 pads on the left."""
-        if state.history is not None:
-            return ring.ordered(state.history)
-        batch = len(state.keys)
-        items = torch.zeros(batch, 0, dtype=torch.int64, device=self.device)
-        return items, torch.zeros(batch, 0, len(self.kinds), device=self.device)
+        return ring.ordered(state.history)
 
     def truth(self, state: KuaiSimState) -> dict[str, Tensor]:
         """`user` (B,), `interest` (B, D), `temper` (B,), and `chance` (B, N, 7) of each item by itself."""

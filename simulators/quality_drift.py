@@ -145,9 +145,7 @@ class QualityDrift:
         limit = 2 * config.interest_limit
         interest = limit * torch.tanh(moved / limit)  # 4 M (sigmoid(x / M) - .5) = 2 M tanh(x / 2 M)
         feedback = torch.stack([clicked, watch], 2)
-        if config.length:
-            for place in range(slots):
-                ring.push(state.history, slates[:, place], feedback[:, place], gaps=False)
+        ring.push_slate(state.history, slates, feedback)
         some = clicked.sum(1, keepdim=True)
         last = torch.cat([some, watch.sum(1, keepdim=True), quality, some * document], 1)
         nobody = torch.zeros(batch, dtype=torch.bool, device=self.device)
@@ -160,7 +158,7 @@ class QualityDrift:
 
     def history(self, state: DriftState) -> tuple[Tensor, Tensor]:
         """Documents (B, L) and feedback (B, L, F), most recent last, 0 pads on the left."""
-        return ring.ordered(state.history) if self.config.length else state.history[:2]
+        return ring.ordered(state.history)
 
     def truth(self, state: DriftState) -> dict[str, Tensor]:
         """`interest` (B, D), and the `logit` (B, N) of each document."""

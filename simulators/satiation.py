@@ -168,8 +168,7 @@ class Satiation:
         satiation = satiation * self._tires
         feedback = torch.zeros(*slates.shape, 1, device=self.device)
         feedback[:, 0] = amount
-        if config.length:
-            ring.push(state.history, slates[:, 0], feedback[:, 0], gaps=False)
+        ring.push(state.history, slates[:, 0], feedback[:, 0], gaps=False)
         counts = state.total + shown * amount, state.shown + shown, _FADE * (state.recent + shown)
         nobody = torch.zeros(len(slates), dtype=torch.bool, device=self.device)
         gap = torch.full((len(slates),), torch.nan, device=self.device)
@@ -183,7 +182,7 @@ class Satiation:
 
     def history(self, state: SatiationState) -> tuple[Tensor, Tensor]:
         """Items consumed (B, L) and feedback (B, L, 1), most recent last, 0 pads on the left."""
-        return ring.ordered(state.history) if self.config.length else state.history[:2]
+        return ring.ordered(state.history)
 
     def truth(self, state: SatiationState) -> dict[str, Tensor]:
         """`preference`, `satiation` (B, T), `bored` (B,); `rating` (B, N) before noise and clipping."""

@@ -103,7 +103,7 @@ class TaobaoState(NamedTuple):
     misses: Tensor  # (B,) int64 pages in a row without a click
     page: Tensor  # (B, 27) float32: the last action vector at length 1, 0 before the first
     response: Tensor  # (B, 2) float32 clicks and purchases of the last page
-    history: History | None  # the last L items shown; None where L = 0
+    history: History  # the last L items shown
 
 
 class VirtualTaobao:
@@ -144,7 +144,7 @@ class VirtualTaobao:
             patience = pick(stays, uniform(fold(keys, _PATIENCE), 1)[:, 0]).unsqueeze(1).to(torch.float32)
         else:
             patience = _hazard(stays).logit()
-        batch, length = len(keys), self.config.length
+        batch = len(keys)
         return TaobaoState(
             keys=keys,
             pages=torch.zeros_like(keys),
@@ -154,7 +154,7 @@ class VirtualTaobao:
             misses=torch.zeros_like(keys),
             page=torch.zeros(batch, PAGE, device=self.device),
             response=torch.zeros(batch, len(self.kinds), device=self.device),
-            history=ring.empty(batch, length, len(self.kinds), device=self.device) if length else None,
+            history=ring.empty(batch, self.config.length, len(self.kinds), device=self.device),
         )
 
     def step(self, state: TaobaoState, slates: Tensor) -> tuple[TaobaoState, Response]:
@@ -167,8 +167,7 @@ class VirtualTaobao:
             raise ValueError(f"slates have {slates.shape[1]} items, expected 1: an item is a whole page here")
         index = slates[:, 0] - 1
         new, response = self._react(state, self._encoded[index], self._unit[index])
-        if new.history is not None:
-            ring.push(new.history, slates[:, 0], new.response, gaps=False)
+        ring.push(new.history, slates[:, 0], new.response, gaps=False)
         return new, response
 
     def step_actions(self, state: TaobaoState, actions: Tensor) -> tuple[TaobaoState, Response]:
@@ -182,10 +181,7 @@ class VirtualTaobao:
 
     def history(self, state: TaobaoState) -> tuple[Tensor, Tensor]:
         """Items (B, L) and feedback (B, L, 2), most recent last, 0 pads on the left."""
-        if state.history is not None:
-            return ring.ordered(state.history)
-        items = torch.zeros(len(state.keys), 0, dtype=torch.int64, device=self.device)
-        return items, torch.zeros(*items.shape, len(self.kinds), device=self.device)
+        return ring.ordered(state.history)
 
     def truth(self, state: TaobaoState) -> dict[str, Tensor]:
         """Of each item as the next page, (B, N): mean `clicks`, chance of a `miss`, chance to `leave` after it."""

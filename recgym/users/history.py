@@ -38,9 +38,11 @@ def of_padded(items: Tensor, feedback: Tensor) -> History:
 def push(history: History, items: Tensor, feedback: Tensor, *, gaps: bool = True) -> History:
     """Append `items` (B,) with `feedback` (B, F), in place; rows whose item is 0 stay as they are.
 
-    With `gaps=False` the caller says that no item is 0, which saves half of the time.
+    A ring of length 0 keeps nothing. With `gaps=False` the caller says that no item is 0, which saves half of the time.
     """
     batch, length = history.items.shape
+    if length == 0:
+        return history
     slot = history.pushes.remainder(length)
     slot += _first_slots(batch, length, slot.device)  # (B,) rows of the flat rings
     flat_items, flat_feedback = history.items.view(-1), history.feedback.view(batch * length, -1)
@@ -52,6 +54,14 @@ def push(history: History, items: Tensor, feedback: Tensor, *, gaps: bool = True
     flat_items[slot] = torch.where(met, items, flat_items[slot])
     flat_feedback[slot] = torch.where(met.unsqueeze(1), feedback, flat_feedback[slot])
     history.pushes.add_(met)
+    return history
+
+
+def push_slate(history: History, slates: Tensor, feedback: Tensor) -> History:
+    """Append slates (B, K) of items, none of them 0, with feedback (B, K, F), slot after slot, in place."""
+    if history.items.shape[1]:
+        for item, reaction in zip(slates.unbind(1), feedback.unbind(1), strict=True):
+            push(history, item, reaction, gaps=False)
     return history
 
 
@@ -74,6 +84,8 @@ def total_since(history: History) -> Tensor:
 def ordered(history: History) -> tuple[Tensor, Tensor]:
     """Items (B, L) and feedback (B, L, F), most recent last, padding on the left."""
     batch, length = history.items.shape
+    if length == 0:
+        return history.items, history.feedback
     place = torch.arange(length, device=history.pushes.device)
     slots = (history.pushes.unsqueeze(1) + place).remainder(length)  # (B, L)
     rows = torch.arange(batch, device=slots.device).unsqueeze(1)  # (B, 1)
