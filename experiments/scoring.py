@@ -112,7 +112,7 @@ def score_policy(run: Run, config: ScoringConfig, reward: dict[str, float] | Non
         part = _outcomes(found, loaded, config)
         if world is not None:
             there = collect(world, policy, num_sessions=config.sessions, seed=config.seed)
-            part["truth"] = np.bincount(there.episode, there.reward, minlength=config.sessions).astype(np.float64)
+            part["truth"] = there.returns
         part |= _rankings(policy, loaded, targets, config)
         parts.append(part)
     assert shown is not None
@@ -225,7 +225,7 @@ def _score_oracle(world: Sessions[Any], loaded: Loaded, config: ScoringConfig) -
     """The oracle lives in the true world alone."""
     seeing, policy = best_oracle(world, seed=config.seed)
     found = collect(seeing, policy, num_sessions=config.sessions, seed=config.seed)
-    truth = np.bincount(found.episode, found.reward, minlength=config.sessions).astype(np.float64)
+    truth = found.returns
     part = {"truth": truth[None], "user": found.user.astype(np.float64)[None]}
     return Scores(part, _shown_facts(found, loaded, config) | {"latency_ms": {}, "seeds": 1})
 

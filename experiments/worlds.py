@@ -94,5 +94,4 @@ def describe(name: str, rows: dict[str, Interval]) -> str:
 
 
 def _earned(found: Transitions) -> Interval:
-    reward = np.bincount(found.episode, found.reward.astype(np.float64), minlength=found.num_episodes)
-    return t_interval(reward, np.arange(found.num_episodes))
+    return t_interval(found.returns, np.arange(found.num_episodes))

@@ -57,10 +57,17 @@ def spearman(first: Numbers, second: Numbers) -> float:
     """
     if first.ndim != 1 or first.shape != second.shape or len(first) < 2:
         raise ValueError(f"expected two lists of one length of at least 2, got shapes {first.shape}, {second.shape}")
-    ranks = [_mean_ranks(np.asarray(values, np.float64)) for values in (first, second)]
+    ranks = [mean_ranks(np.asarray(values, np.float64)) for values in (first, second)]
     if ranks[0].std() == 0 or ranks[1].std() == 0:
         return float("nan")
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def mean_ranks(values: Numbers) -> DoubleArray:
+    """Ranks from 1, ties at their mean, (P,)."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    found: DoubleArray = (np.cumsum(count) - (count - 1) / 2)[place]
+    return found
 
 
 def exposure_counts(shown: Numbers, num_items: int) -> IntArray:
@@ -181,13 +188,6 @@ def diversity(
     np.add.at(total, groups, unit[items - 1])
     distance: DoubleArray = 1.0 - ((total**2).sum(axis=1) - size) / pairs
     return distance
-
-
-def _mean_ranks(values: DoubleArray) -> DoubleArray:
-    """Ranks from 1, ties at their mean, (P,)."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    found: DoubleArray = (np.cumsum(count) - (count - 1) / 2)[place]
-    return found
 
 
 def _ranks(ranks: Numbers, k: int) -> DoubleArray:

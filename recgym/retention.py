@@ -56,7 +56,7 @@ def life_outcomes(lives: Transitions) -> LifeOutcomes:
     first_return = np.full(count, np.inf)
     first_return[life[second]] = starts[second]
     return LifeOutcomes(
-        value=np.bincount(lives.episode, lives.reward.astype(np.float64), minlength=count).astype(np.float64),
+        value=lives.returns,
         sessions=np.bincount(life, minlength=count).astype(np.int64),
         churned=np.bincount(lives.episode, lives.terminated, minlength=count) > 0,
         first_return=first_return,

@@ -128,6 +128,12 @@ class Transitions:
         return len(self.user)
 
     @property
+    def returns(self) -> DoubleArray:
+        """Undiscounted reward of each episode, (E,)."""
+        found = np.bincount(self.episode, self.reward.astype(np.float64), minlength=self.num_episodes)
+        return found.astype(np.float64)
+
+    @property
     def step(self) -> IntArray:
         """Place of each step in its episode, (T,), from 0."""
         first = np.searchsorted(self.episode, np.arange(self.num_episodes))  # (E,)

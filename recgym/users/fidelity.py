@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recgym.backbones.encoding import encode_sessions
 from recgym.logs.sequences import Sequences
 from recgym.logs.splits import TEST, Roles, sessions_of
 from recgym.random import session_keys
@@ -60,7 +61,9 @@ def fidelity(
     sessions = sessions_of(sequences, roles, TEST)
     if not len(sessions):
         raise ValueError("there is no test session to judge users by: split the log so that the test part has some")
-    slates = read_slates(users.backbone, sequences, sessions, censor_seconds=config.censor_seconds, progress=progress)
+    encoded = encode_sessions(users.backbone, sequences, sessions, progress=progress)
+    censor = config.censor_seconds
+    slates = read_slates(users.backbone, sequences, sessions, censor_seconds=censor, encoded=encoded)
     reader = reader_of(users.heads, sequences, roles, users.backbone, config)
     judged = judge(reader, slates, torch.Generator().manual_seed(int(session_keys(config.seed, 1)) % 2**32))
     found: Fidelity = {"kinds": {}, "reliability": {}, "alarms": [], "notes": []}
@@ -77,12 +80,11 @@ def fidelity(
             chance = chance * ~heldout.consumed_before(slates)  # what `LearnedUsers.step` does
         _judge_binary(found, found["kinds"], kind.name, chance, happened, scores.weight.numpy())
         if column == 0 and users.exposures:
-            steps = _steps_of(sequences, sessions)
             found["repeats"] = heldout.repeats(slates, chance, happened)
             found["popularity"] = heldout.popularity(slates.item.numpy(), chance, happened, users.num_items)
             topic = users.topics.cpu().numpy()[slates.item.numpy()]
             found["transitions"] = heldout.transitions(slates, topic, chance, happened)
-            found["cold"] = heldout.cold(sequences, roles, steps, slates, chance, happened)
+            found["cold"] = heldout.cold(sequences, roles, encoded.steps, slates, chance, happened)
     logit = judged.leave * heads.slope[-1] + heads.intercept[-1]
     hazard = marginal_probability(logit, float(heads.effect_scale[-1])).double().numpy()
     known = slates.known.numpy()
@@ -91,7 +93,7 @@ def fidelity(
     found["leave"] = leave["leave"]
     found["lengths"], found["mean_length"] = _lengths(hazard, slates)
     found["length_distance"] = heldout.length_distance(found["lengths"], len(sessions))
-    found["returns"] = heldout.returns(users, sequences, sessions)
+    found["returns"] = heldout.returns(users, sequences, sessions, encoded)
     _alarm_of_lengths(found)
     _alarm_of_returns(found)
     found["next_item"] = next_item(users.backbone, sequences, roles)
@@ -185,12 +187,6 @@ def _alarm_of_returns(found: Fidelity) -> None:
             f"Of the logged users {week['rate']:.0%} were back within 7 days, of the simulated ones "
             f"{week['predicted_rate']:.0%}: retention is off by as much."
         )
-
-
-def _steps_of(sequences: Sequences, sessions: IntArray) -> IntArray:
-    """Steps of the given sessions, session after session, (M',)."""
-    bounds = sequences.session_bounds
-    return np.concatenate([np.arange(bounds[one], bounds[one + 1]) for one in sessions.tolist()]).astype(np.int64)
 
 
 def _log_loss(chance: DoubleArray, happened: BoolArray, weight: DoubleArray) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recgym.backbones.backbone import Backbone
-from recgym.backbones.encoding import encode_sessions
+from recgym.backbones.encoding import Encoded, encode_sessions
 from recgym.logs.sequences import Sequences, Starts
 from recgym.logs.splits import TEST, TRAIN, VALIDATION, Roles, sessions_of, training_events
 from recgym.random import session_keys
@@ -58,13 +58,14 @@ def fit_users(
     if not all(len(sessions) for sessions in parts.values()):
         raise ValueError("users need at least one training session and one validation session")
     generator = torch.Generator().manual_seed(int(session_keys(config.seed, 1)) % 2**32)
-    chosen = _thinned(sequences, parts[TRAIN], config.max_slates, generator)
+    parts[TRAIN] = _thinned(sequences, parts[TRAIN], config.max_slates, generator)
+    encoded = {role: encode_sessions(backbone, sequences, parts[role], progress=progress) for role in parts}
     train, held_out = (
         read_slates(
-            backbone, sequences, sessions, censor_seconds=config.censor_seconds,
-            propensity_clip=config.propensity_clip, progress=progress,
+            backbone, sequences, parts[role], censor_seconds=config.censor_seconds,
+            propensity_clip=config.propensity_clip, encoded=encoded[role],
         )
-        for sessions in (chosen, parts[VALIDATION])
+        for role in (TRAIN, VALIDATION)
     )  # fmt: skip
     readers = []
     unmet = torch.from_numpy(np.append(False, training_events(sequences, roles) == 0))  # (N + 1,)
@@ -81,7 +82,7 @@ def fit_users(
         backbone=backbone,
         heads=reader.heads,
         members=tuple(other.heads for other in others),
-        returning=_returning(sequences, roles, backbone, config, {TRAIN: chosen, VALIDATION: parts[VALIDATION]}),
+        returning=_returning(sequences, roles, config, backbone.config.length, parts, encoded),
         topics=reader.topics,
         kinds=sequences.kinds,
         exposures=sequences.exposures,
@@ -230,11 +231,16 @@ def _resampled(slates: Slates, generator: torch.Generator) -> Slates:
 
 
 def _returning(
-    sequences: Sequences, roles: Roles, backbone: Backbone, config: UserConfig, parts: dict[int, IntArray]
+    sequences: Sequences,
+    roles: Roles,
+    config: UserConfig,
+    length: int,
+    parts: dict[int, IntArray],
+    encoded: dict[int, Encoded],
 ) -> Returning | None:
     """The model of returns: fitted on what was known when the training part ended, calibrated on the next part.
 
-    `parts` are the sessions of the two.
+    `parts` are the sessions of the two, `encoded` their states; a session's last `length` slates are summed up.
     """
     first = sequences.session_bounds[:-1]
     begin = {role: sequences.time[first[roles[first] == role]] for role in (TRAIN, VALIDATION, TEST)}
@@ -244,11 +250,10 @@ def _returning(
         later = begin[following]
         in_time = len(later) > 0 and int(begin[role].max()) <= int(later.min())  # not so under leave-one-out
         until = float(later.min()) if in_time else end
-        encoded = encode_sessions(backbone, sequences, parts[role])
-        visits.append(read_visits(sequences, parts[role], encoded, until=until, length=backbone.config.length))
+        visits.append(read_visits(sequences, parts[role], encoded[role], until=until, length=length))
     most = min(config.churn_days, (end - float(np.min(sequences.time))) / 86_400)
     edges = tuple(edge for edge in EDGES if edge < most)
-    return fit_returning(*visits, seed=config.seed, length=backbone.config.length, edges=(*edges, most))
+    return fit_returning(*visits, seed=config.seed, length=length, edges=(*edges, most))
 
 
 def _starts(

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from recgym.backbones.encoding import encode_sessions
+from recgym.backbones.encoding import Encoded, encode_sessions
 from recgym.logs.sequences import Sequences
 from recgym.logs.splits import Roles, training_events
+from recgym.metrics import mean_ranks
 from recgym.types import BoolArray, DoubleArray, IntArray
 from recgym.users.learned import LearnedUsers
 from recgym.users.returning import read_visits, spans_of
@@ -37,8 +38,7 @@ def auc(chance: DoubleArray, happened: BoolArray) -> float:
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if not num_positive or not num_negative:
         return float("nan")
-    _, place, count = np.unique(chance, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    rank = mean_ranks(chance)
     return float((rank[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
 
@@ -129,12 +129,14 @@ def length_distance(lengths: dict[str, list[float]], sessions: int) -> float | N
 
 
 @torch.no_grad()
-def returns(users: LearnedUsers, sequences: Sequences, sessions: IntArray) -> Numbers | None:
+def returns(
+    users: LearnedUsers, sequences: Sequences, sessions: IntArray, encoded: Encoded | None = None
+) -> Numbers | None:
     """Returns within 1 and 7 days of test sessions that were followed for so long; None where they are not modelled."""
     if users.returning is None or not len(sessions):
         return None
     end = float(np.max(sequences.time))
-    encoded = encode_sessions(users.backbone, sequences, sessions)
+    encoded = encoded or encode_sessions(users.backbone, sequences, sessions)
     visits = read_visits(sequences, sessions, encoded, until=end, length=users.backbone.config.length)
     device = users.device
     log_odds = users.returning.log_odds(visits.state.to(device), visits.depth.to(device), visits.sums.to(device))

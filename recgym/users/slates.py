@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recgym.backbones.backbone import Backbone
-from recgym.backbones.encoding import encode_sessions
+from recgym.backbones.encoding import Encoded, encode_sessions
 from recgym.logs.sequences import Sequences, batches, windows
 from recgym.types import IntArray
 from recgym.users import recent as memory
@@ -53,6 +53,7 @@ def read_slates(
     *,
     censor_seconds: float,
     propensity_clip: float = 0.0,
+    encoded: Encoded | None = None,
     progress: bool = False,
 ) -> Slates:
     """Read the given sessions (S',) of the log.
@@ -63,9 +64,10 @@ def read_slates(
         sessions: numbers of sessions.
         censor_seconds: a session active this close to the end of the log may have gone on: its end is not known.
         propensity_clip: largest weight of a step, where a uniform logger's steps weigh 1; 0: all steps count the same.
+        encoded: the same sessions, where `encode_sessions` has read them already.
         progress: show a progress bar.
     """
-    steps, state, _ = encode_sessions(backbone, sequences, sessions, progress=progress)
+    steps, state, _ = encoded or encode_sessions(backbone, sequences, sessions, progress=progress)
     length = backbone.config.length
     history = torch.zeros(len(steps), length, dtype=torch.int64)
     consumed = torch.zeros(len(steps), length, dtype=torch.bool)
