@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     stages: dict[str, Any] = {stage.__name__.lower(): stage for stage in STAGES}
     stage: Any = tyro.extras.subcommand_cli_from_dict(
         stages, prog="python -m experiments", description=__doc__, args=arguments,
-        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitArgPrefixes) if False else
-        (tyro.conf.CascadeSubcommandArgs,),
+        config=(tyro.conf.CascadeSubcommandArgs,),
     )  # fmt: skip
     try:
         stage()

@@ -17,18 +17,17 @@ from typing import Any
 import numpy as np
 
 from agents import Task, make_agent
-from experiments.fit import load_run, platform
+from experiments.cells import cell, numbers
+from experiments.fit import Loaded, load_run, platform, starting_at
 from experiments.ladder import standard_policies
 from experiments.pool import run_jobs
 from experiments.runs import Run
 from experiments.truth import true_sessions
-from recgym.backbones.backbone import Backbone
 from recgym.backbones.training import TrainingConfig, train_backbone
 from recgym.env.session import Sessions
 from recgym.files import read_json, write_json
-from recgym.logs.sequences import Sequences
-from recgym.logs.splits import TRAIN, VALIDATION, Roles
-from recgym.ope.intervals import Interval, seeds_and_users, t_interval
+from recgym.logs.splits import TRAIN, VALIDATION
+from recgym.ope.intervals import seeds_and_users, t_interval
 from recgym.random import fold, session_keys, uniform
 from recgym.rollout import collect
 from recgym.types import BoolArray, DoubleArray, Policy
@@ -99,42 +98,33 @@ class Halves:
 def halves(run: Run, *, seed: int, ensemble: int) -> Halves:
     """Learn both sets of users; `seed` decides which users go where, and both fits."""
     loaded = load_run(run)
-    sequences, roles = loaded.sequences, loaded.roles
-    draw = uniform(fold(session_keys(seed, 1), 5), sequences.num_users)[0].numpy()
+    draw = uniform(fold(session_keys(seed, 1), 5), loaded.sequences.num_users)[0].numpy()
     in_a: BoolArray = draw < np.median(draw)
     found = [
-        _learn(run, sequences, roles, half, seed=10 * seed + place, ensemble=ensemble if place == 0 else 0)
+        _learn(run, loaded, half, seed=10 * seed + place, ensemble=ensemble if place == 0 else 0)
         for place, half in enumerate((in_a, ~in_a))
     ]
     a, b = found
     plain = platform(a, reward=None, max_steps=50).config
     worlds: dict[str, Sessions[Any]] = {
         "trained in": Sessions(a, plain),
-        "independent": Sessions(_starting_at(b, a), plain, encoder=a.backbone),
+        "independent": Sessions(starting_at(b, a.starts), plain, encoder=a.backbone),
     }
-    truth = true_sessions(sequences, a, plain)
+    truth = true_sessions(loaded.sequences, a, plain)
     if truth is not None:
         worlds["truth"] = truth
     return Halves(standard_policies(loaded._replace(users=a)), a, worlds)
 
 
-def _learn(run: Run, sequences: Sequences, roles: Roles, half: BoolArray, *, seed: int, ensemble: int) -> LearnedUsers:
-    """Backbone and users from the training and validation steps of half of the users."""
+def _learn(run: Run, loaded: Loaded, half: BoolArray, *, seed: int, ensemble: int) -> LearnedUsers:
+    """Backbone and users from the training and validation steps of half of the users, (U,)."""
+    sequences, roles = loaded.sequences, loaded.roles
     mine = half[sequences.user_of_step]
     kept = np.where(mine | ~np.isin(roles, (TRAIN, VALIDATION)), roles, _LEFT_OUT).astype(roles.dtype)
     folder = run.folder / "audit" / f"backbone-{seed}"
-    backbone: Backbone = load_run(run).users.backbone
-    trained = train_backbone(sequences, kept, backbone.config, TrainingConfig(seed=seed), folder=folder, resume=True)
+    config = loaded.users.backbone.config
+    trained = train_backbone(sequences, kept, config, TrainingConfig(seed=seed), folder=folder, resume=True)
     return fit_users(sequences, kept, trained.backbone, UserConfig(seed=seed, ensemble=ensemble))
-
-
-def _starting_at(users: LearnedUsers, other: LearnedUsers) -> LearnedUsers:
-    """`users` at the starts of `other`."""
-    return LearnedUsers(
-        backbone=users.backbone, heads=users.heads, topics=users.topics, kinds=users.kinds, exposures=users.exposures,
-        repeats=users.repeats, ignored_hazard=users.ignored_hazard, starts=other.starts,
-        start_megabytes=users.start_megabytes, returning=users.returning, name=users.name,
-    )  # fmt: skip
 
 
 def _judged(settings: Audit, seed: int) -> dict[Who, dict[str, DoubleArray]]:
@@ -156,8 +146,7 @@ def _judged(settings: Audit, seed: int) -> dict[Who, dict[str, DoubleArray]]:
 
 
 def _rewards(sessions: Sessions[Any], policy: Policy, count: int) -> DoubleArray:
-    found = collect(sessions, policy, num_sessions=count, seed=_JUDGE_SEED)
-    return np.bincount(found.episode, found.reward.astype(np.float64), minlength=count).astype(np.float64)
+    return collect(sessions, policy, num_sessions=count, seed=_JUDGE_SEED).returns
 
 
 def _summary(settings: Audit, found: dict[int, dict[Who, dict[str, DoubleArray]]]) -> dict[str, Any]:
@@ -186,14 +175,10 @@ def _row(who: Who, seeds: list[dict[str, DoubleArray]]) -> dict[str, Any]:
     gaps = {}
     for place in places[1:]:
         ratio = rewards[places[0]].mean(1) / np.maximum(rewards[place].mean(1), 1e-9) - 1  # (S,)
-        gaps[place] = _plain(t_interval(ratio, np.arange(len(ratio))))
+        gaps[place] = numbers(t_interval(ratio, np.arange(len(ratio))))
     session = np.arange(rewards[places[0]].shape[1])
-    means = {place: _plain(seeds_and_users(values, session)) for place, values in rewards.items()}
+    means = {place: numbers(seeds_and_users(values, session)) for place, values in rewards.items()}
     return {"policy": who[0], "pessimism": who[1], "reward": means, "over_estimation": gaps}
-
-
-def _plain(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def read_audit(folder: Path) -> dict[str, Any]:
@@ -207,12 +192,8 @@ def describe(audit: dict[str, Any]) -> str:
     lines = [f"{'reward per session':34}" + "".join(f"{place:>26}" for place in places) + "   over-estimation"]
     for row in audit["rows"]:
         name = row["policy"] + ("" if row["pessimism"] is None else f", pessimism {row['pessimism']:g}")
-        cells = "".join(f"{_cell(row['reward'][place], '.2f'):>26}" for place in places)
-        gaps = ", ".join(f"{place} {_cell(gap, '+.0%')}" for place, gap in row["over_estimation"].items())
+        cells = "".join(f"{cell(row['reward'][place]):>26}" for place in places)
+        gaps = ", ".join(f"{place} {cell(gap, '+.0%')}" for place, gap in row["over_estimation"].items())
         lines.append(f"{name:34}{cells}   {gaps}")
     lines += [f"alarm: {alarm}" for alarm in audit["alarms"]] or ["no alarm"]
     return "\n".join(lines)
-
-
-def _cell(interval: dict[str, float], style: str) -> str:
-    return f"{interval['value']:{style}} [{interval['low']:{style}}, {interval['high']:{style}}]"

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.bench.timing import threads
 from experiments.coat_log import WEEK, coat_log, last_roles, read_coat_data
 from experiments.coat_picks import Numbers, judge_picks, paired, pick_best, propensities_gain
 from experiments.coat_table import describe
+from experiments.fit import starting_at
 from recgym.backbones.backbone import BackboneConfig
 from recgym.backbones.training import TrainingConfig, train_backbone
 from recgym.files import write_json
@@ -60,15 +62,11 @@ class CoatAudit:
 
     def __call__(self) -> None:
         """Run the stage."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # the log is small: more threads would wait for each other
-        try:
+        with threads(1):  # the log is small: more threads would wait for each other
             found = audit_coat(
                 self.data, seeds=self.seeds, ensemble=self.users.ensemble, pessimism=self.pessimism,
                 backbone=self.backbone, training=self.training, users=self.users,
             )  # fmt: skip
-        finally:
-            torch.set_num_threads(before)
         print(describe(found))
         if self.out is not None:
             write_json(self.out, {"format": "recgym-coat-audit", "version": 1, **found})
@@ -165,11 +163,7 @@ def _ask(users: LearnedUsers, sequences: Sequences, held_out: Any, exposed: Tens
 
 def _stars(users: LearnedUsers, starts: Starts, slates: Tensor) -> DoubleArray:
     """Mean stars if rated of `slates` (P, K) at `starts`, by each set of heads, (E + 1, P, K)."""
-    there = LearnedUsers(
-        backbone=users.backbone, heads=users.heads, members=users.members, topics=users.topics, kinds=users.kinds,
-        exposures=users.exposures, repeats=True, ignored_hazard=users.ignored_hazard, starts=starts,
-        start_megabytes=4096,
-    )  # fmt: skip
+    there = starting_at(users, starts, repeats=True, start_megabytes=4096)
     state = there.begin_at(session_keys(0, len(slates)), torch.arange(len(slates)))
     return there.opinions(state, slates, given=True)[:, :, :, _rating(users)].double().numpy()
 

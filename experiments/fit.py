@@ -20,7 +20,7 @@ from recgym.logs.log import InteractionLog
 from recgym.logs.pivot import SequenceConfig, build_sequences
 from recgym.logs.readers import read_log
 from recgym.logs.readers.native import sample_log
-from recgym.logs.sequences import Sequences
+from recgym.logs.sequences import Sequences, Starts
 from recgym.logs.tables import OnBadRows
 from recgym.users.config import UserConfig
 from recgym.users.fidelity import fidelity
@@ -141,6 +141,18 @@ def load_run(run: Run) -> Loaded:
     except (OSError, ValueError) as error:
         raise FormatError(f"{run.roles}: missing or damaged ({error}); run fit again") from error
     return Loaded(sequences, roles, load_users(run.users), read_json(run.fidelity, format="recgym-fidelity", version=1))
+
+
+def starting_at(users: LearnedUsers, starts: Starts, **changes: Any) -> LearnedUsers:
+    """The same users at other starts; `changes` are arguments of `LearnedUsers` that differ too."""
+    same: dict[str, Any] = {
+        "backbone": users.backbone, "heads": users.heads, "topics": users.topics, "kinds": users.kinds,
+        "exposures": users.exposures, "repeats": users.repeats, "ignored_hazard": users.ignored_hazard,
+        "start_megabytes": users.start_megabytes, "new_user_share": users.new_user_share, "members": users.members,
+        "returning": users.returning, "name": users.name, "item_titles": users.item_titles,
+        "item_categories": users.item_categories,
+    }  # fmt: skip
+    return LearnedUsers(**{**same, "starts": starts, **changes})
 
 
 def save_roles(run: Run, roles: splits.Roles) -> None:

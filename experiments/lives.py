@@ -7,23 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import agents
+from experiments.cells import cell, numbers
 from experiments.fit import load_run, platform
 from experiments.runs import Run
 from experiments.scoring import find_policies
 from experiments.truth import true_sessions
 from recgym.env.lifetime import LifetimeConfig, Lifetimes
 from recgym.files import read_json, write_json
-from recgym.ope.intervals import Interval, seeds_and_users
+from recgym.ope.intervals import seeds_and_users
 from recgym.retention import LifeOutcomes, life_outcomes
 from recgym.rollout import collect
-from recgym.types import DoubleArray
 from simulators.storefront import Storefront
 
 FORMAT = "recgym-lives"
 MEASURES = ("value", "sessions", "day 1", "day 7", "within 7 days", "churned")
 """Lifetime value; sessions a user; day-1 and day-7 retention; share back within 7 days; share gone for good."""
+
+_STYLES = {"value": ".2f", "sessions": ".2f"}
+"""Formats of measures that are not shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +90,17 @@ def _live(lives: Lifetimes, policy: Any, count: int, seed: int) -> LifeOutcomes:
 
 def _summary(seeds: list[LifeOutcomes]) -> dict[str, dict[str, float]]:
     """Each measure with its interval over seeds and users."""
+    measured = [_measures(one) for one in seeds]
     found = {}
     for name in MEASURES:
-        values = np.stack([_measure(one, name) for one in seeds])  # (S, E)
-        interval = seeds_and_users(values, np.arange(values.shape[1]))
-        found[name] = _plain(interval)
+        values = np.stack([one[name] for one in measured]).astype(np.float64)  # (S, E)
+        found[name] = numbers(seeds_and_users(values, np.arange(values.shape[1])))
     return found
 
 
-def _measure(lives: LifeOutcomes, name: str) -> DoubleArray:
-    measured: dict[str, Any] = {
+def _measures(lives: LifeOutcomes) -> dict[str, npt.NDArray[Any]]:
+    """Every one of `MEASURES`, (E,) each."""
+    return {
         "value": lives.value,
         "sessions": lives.sessions,
         "day 1": lives.retained(1),
@@ -103,11 +108,6 @@ def _measure(lives: LifeOutcomes, name: str) -> DoubleArray:
         "within 7 days": lives.returned_within(7),
         "churned": lives.churned,
     }
-    return np.asarray(measured[name], np.float64)
-
-
-def _plain(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def read_lives(folder: Path) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def table(lives: dict[str, Any]) -> list[list[str]]:
     rows = sorted(lives["rows"], key=lambda row: -float(row["simulated"]["value"]["value"]))
     places = [place for place in ("simulated", "truth") if place in lives["rows"][0]]
     return [
-        [row["policy"], place, *(_cell(row[place][name], name) for name in MEASURES)]
+        [row["policy"], place, *(cell(row[place][name], _STYLES.get(name, ".0%")) for name in MEASURES)]
         for row in rows
         for place in places
     ]
@@ -132,8 +132,3 @@ def describe(lives: dict[str, Any]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = "\n".join("  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)) for line in lines)
     return f"lives of {lives['days']:g} days, 95% intervals over seeds and users\n{text}"
-
-
-def _cell(number: dict[str, float], name: str) -> str:
-    style = ".2f" if name in ("value", "sessions") else ".0%"
-    return f"{number['value']:{style}} [{number['low']:{style}}, {number['high']:{style}}]"

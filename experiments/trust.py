@@ -10,9 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from experiments import cells
 from experiments.audit import NAMES
 from experiments.ladder import cell
 from experiments.scorecard import Row, Scorecard
+from experiments.verdict import pairs_in_order
 from recgym.users.fidelity import CALIBRATION_ALARM, DISCRIMINATION_ALARM, LENGTH_ALARM, RETURN_ALARM
 
 Answer = Literal["yes", "with care", "no", "not measured"]
@@ -143,16 +145,13 @@ def _like_the_logged(fidelity: Numbers) -> Finding:
 
 def _unlike_the_logged(card: Scorecard, ladder: Numbers | None) -> Finding:
     question = "Rank policies of different kinds by long-term reward"
-    known = [(row, row.truth) for row in card.rows if row.truth and row.truth.known and row.reward.known]
-    truth = [(row.reward.value, number.value) for row, number in known]
-    if len(truth) >= 3:
-        pairs = [(a, b) for i, a in enumerate(truth) for b in truth[:i]]
-        agree = sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs)
-        share = agree / len(pairs)
+    agree, pairs = pairs_in_order(card)
+    if pairs:
+        share = agree / pairs
         return Finding(
             question,
             "yes" if share >= 0.9 else "with care" if share >= 0.7 else "no",
-            f"In the known world behind this log {agree} of {len(pairs)} pairs of policies stand as simulated.",
+            f"In the known world behind this log {agree} of {pairs} pairs of policies stand as simulated.",
         )
     if ladder and ladder.get("summary"):
         size = card.dataset.get("sessions", 0)
@@ -243,7 +242,7 @@ def audit_rows(audit: Numbers) -> list[list[str]]:
     for row in audit["rows"]:
         name = row["policy"] + ("" if row["pessimism"] is None else f", pessimism {row['pessimism']:g}")
         rewards, gaps = row["reward"].values(), row["over_estimation"].values()
-        rows.append([name, *(_styled(one, ".2f") for one in rewards), *(_styled(one, "+.0%") for one in gaps)])
+        rows.append([name, *(cells.cell(one) for one in rewards), *(cells.cell(one, "+.0%") for one in gaps)])
     return rows
 
 
@@ -265,10 +264,6 @@ def ladder_rows(ladder: Numbers) -> list[list[str]]:
 def doubts(rows: tuple[Row, ...]) -> list[list[str]]:
     """Rows of the disagreement table, where there is an ensemble."""
     return [[row.policy, f"{row.doubt:.0%}"] for row in rows if row.doubt is not None]
-
-
-def _styled(one: Numbers, style: str) -> str:
-    return f"{one['value']:{style}} [{one['low']:{style}}, {one['high']:{style}}]"
 
 
 def _rates(numbers: Numbers) -> str:

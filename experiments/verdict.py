@@ -57,6 +57,20 @@ def best_trained(card: Scorecard) -> Row | None:
     return max(known, key=lambda row: row.reward.value, default=None)
 
 
+def in_truth(card: Scorecard) -> list[tuple[Row, Number]]:
+    """Policies whose reward is known both in the simulator and in the world that made the log, with the latter."""
+    return [(row, row.truth) for row in card.rows if row.truth and row.truth.known and row.reward.known]
+
+
+def pairs_in_order(card: Scorecard) -> tuple[int, int]:
+    """How many pairs of policies stand in the same order in both, and of how many; (0, 0) below three policies."""
+    both = [(row.reward.value, number.value) for row, number in in_truth(card)]
+    if len(both) < 3:
+        return 0, 0
+    pairs = [(a, b) for place, a in enumerate(both) for b in both[:place]]
+    return sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs), len(pairs)
+
+
 def _headline(card: Scorecard) -> Sentence:
     best, simple = best_trained(card), best_trivial(card)
     if best is None or simple is None:
@@ -135,14 +149,10 @@ def _ranking(card: Scorecard) -> list[Sentence]:
 
 def _truth(card: Scorecard) -> list[Sentence]:
     """Where the log's world is known: whether the simulator ranks policies as that world does."""
-    pairs = [(row, row.truth) for row in card.rows if row.truth and row.truth.known and row.reward.known]
-    if len(pairs) < 3:
+    agree, total = pairs_in_order(card)
+    if not total:
         return []
-    simulated = [row.reward.value for row, _ in pairs]
-    true = [number.value for _, number in pairs]
-    agree = sum((simulated[i] - simulated[j]) * (true[i] - true[j]) > 0 for i in range(len(pairs)) for j in range(i))
-    total = len(pairs) * (len(pairs) - 1) // 2
-    best = max(pairs, key=lambda pair: pair[1].value)
+    best = max(in_truth(card), key=lambda pair: pair[1].value)
     said = [
         Sentence(
             f"This log was made by a known world. There {best[0].policy} earns most ({show(best[1])}), and {agree} of "

@@ -110,11 +110,6 @@ class Lifetimes(Sessions[Any]):
         """Sessions before this one in tens, days since the first and days away before this one in thirties, (B, 3)."""
         return torch.stack([state.visit / 10, state.day / 30, state.gap / 30], 1).to(torch.float32)
 
-    def features(self, state: LifetimeState) -> Tensor:  # type: ignore[override]
-        """State, calendar and context side by side, (B, D + 4)."""
-        plain = super().features(state)  # type: ignore[arg-type]
-        return torch.cat([plain[:, :-1], self.calendar(state), plain[:, -1:]], 1)
-
     def step(  # type: ignore[override]
         self, state: LifetimeState, slates: Tensor, *, checked: bool = False
     ) -> tuple[LifetimeState, Outcome]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from recgym.backbones.backbone import Backbone
 from recgym.env.lifetime import LifetimeConfig, Lifetimes
 from recgym.env.resolve import resolve_encoder, resolve_users
-from recgym.env.session import Repeats
 from recgym.env.single import RecSessionEnv
 from recgym.env.vector import RecSessionVectorEnv
 from recgym.types import Reads
@@ -53,33 +51,13 @@ class RecLifetimeEnv(RecSessionEnv):
         users: str | Path | UserModel[Any] = "sample",
         observation: Reads = "state",
         encoder: str | Path | Backbone | None = None,
-        slate_size: int = 1,
-        reward: Mapping[str, float] | None = None,
-        repeats: Repeats = "allow",
-        max_steps: int = 1000,
-        session_steps: int = 50,
-        horizon_days: float = 30.0,
-        return_reward: float = 1.0,
-        return_days: float = 7.0,
-        pessimism: float = 0.0,
         render_mode: str | None = None,
         device: str = "cpu",
+        **config: Any,
     ) -> None:
-        """See the class."""
-        config = LifetimeConfig(
-            slate_size=slate_size,
-            reward=reward,
-            repeats=repeats,
-            max_steps=max_steps,
-            session_steps=session_steps,
-            horizon_days=horizon_days,
-            return_reward=return_reward,
-            return_days=return_days,
-            pessimism=pessimism,
-        )
-        super().__init__(
-            sessions=_lives(users, config, encoder, device), observation=observation, render_mode=render_mode
-        )
+        """See the class; fields of `LifetimeConfig` stand in `config`."""
+        lives = _lives(users, LifetimeConfig(**config), encoder, device)
+        super().__init__(sessions=lives, observation=observation, render_mode=render_mode)
 
 
 class RecLifetimeVectorEnv(RecSessionVectorEnv):

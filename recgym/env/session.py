@@ -84,7 +84,7 @@ class Sessions(Generic[S]):
     """Steps B sessions at once."""
 
     calendar_width = 0
-    """Columns that `features` has beside state and context."""
+    """Columns of `calendar`."""
 
     def __init__(
         self, users: UserModel[S], config: SessionConfig | None = None, *, encoder: Backbone | None = None
@@ -157,14 +157,15 @@ class Sessions(Generic[S]):
         """Slates of this session in hundreds, (B, 1)."""
         return (state.steps / CONTEXT_STEPS).unsqueeze(1)
 
-    def features(self, state: SessionState) -> Tensor:
-        """State and context side by side, (B, D + 1): the observation "state", copied once."""
-        context = self.context(state)
-        if state.encoded is not None:
-            return torch.cat([state.encoded.state, context], 1)
-        seen = self.users.visible(state.users)
-        fresh = () if seen.candidates is None else (seen.candidates.flatten(1),)
-        return torch.cat([seen.vector, *fresh, context], 1)
+    def calendar(self, state: Any) -> Tensor | None:  # noqa: ARG002 (of lives; a session has none)
+        """What stands between state and context in `features`, (B, `calendar_width`); None: nothing."""
+        return None
+
+    def features(self, state: Any) -> Tensor:
+        """State, calendar and context side by side, (B, D + calendar + 1): the observation "state", copied once."""
+        parts = _parts(self.users.visible(state.users)) if state.encoded is None else (state.encoded.state,)
+        calendar = self.calendar(state)
+        return torch.cat([*parts, *(() if calendar is None else (calendar,)), self.context(state)], 1)
 
     def step(self, state: SessionState, slates: Tensor, *, checked: bool = False) -> tuple[SessionState, Outcome]:
         """Show `slates` (B, K) of item ids 1..N; `checked`: the caller has looked at their shape and range.
@@ -232,9 +233,14 @@ class Sessions(Generic[S]):
             raise ValueError(f"slates hold item ids {int(least)}..{int(most)}, expected 1..{self.num_items}")
 
 
+def _parts(seen: Visible) -> tuple[Tensor, ...]:
+    """The visible vector (B, D), and the candidates' features (B, N X) where there are any."""
+    return (seen.vector,) if seen.candidates is None else (seen.vector, seen.candidates.flatten(1))
+
+
 def _joined(seen: Visible) -> Tensor:
     """The visible vector with the candidates' features behind it, (B, D + N X)."""
-    return seen.vector if seen.candidates is None else torch.cat([seen.vector, seen.candidates.flatten(1)], 1)
+    return seen.vector if seen.candidates is None else torch.cat(_parts(seen), 1)
 
 
 def _refuse_repeats(state: SessionState, slates: Tensor) -> None:
