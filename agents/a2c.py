@@ -5,18 +5,19 @@ Source: Mnih et al. (2016), "Asynchronous methods for deep reinforcement learnin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import stable_baselines3
 
-from agents.actor_critic import ItemActorCritic, scorer_maker, scorer_of
-from agents.bridge import SessionsVecEnv
-from agents.learning import describe, isolated_randomness, seed_segment
-from agents.sb3 import learn
+from agents.actor_critic import ItemActorCritic, networks, scorer_of
+from agents.learning import check_counts, check_shares
+from agents.sb3 import train
 from agents.scoring import ScoringPolicy
 from agents.task import Task
+from agents.training import Stopping
+from recgym.policy import StoredPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,39 +48,33 @@ class A2C:
     """How the trained policy chooses: its best item, or a draw as in training."""
     segments: int = 20
     """Rows of the learning curve, with a checkpoint each."""
+    stopping: Stopping = field(default_factory=Stopping)
+    """Whether to judge policies on the way, keep the best, and stop early."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for field in ("total_steps", "num_envs", "rollout", "hidden", "segments"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}, expected at least 1")
+        check_counts(self, "total_steps", "num_envs", "rollout", "hidden", "segments")
         if self.num_envs * self.rollout < 2:
             raise ValueError("num_envs * rollout is 1, expected at least 2: advantages are normalised over a rollout")
-        if not (0 <= self.discount < 1 and 0 <= self.gae_lambda <= 1):
-            raise ValueError(f"discount {self.discount} and gae_lambda {self.gae_lambda}: expected [0, 1) and [0, 1]")
+        check_shares(self, "discount", "gae_lambda")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}, expected above 0")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False
-    ) -> ScoringPolicy:
+    ) -> StoredPolicy:
         """Train in `task.sessions`; see `agents.task.Agent`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with isolated_randomness():
-            env = SessionsVecEnv(task.sessions, self.num_envs, seed=seed)
-            seed_segment(seed, -1)
-            model = stable_baselines3.A2C(
+
+        def model(env: Any) -> stable_baselines3.A2C:
+            return stable_baselines3.A2C(
                 ItemActorCritic, env, learning_rate=self.learning_rate, n_steps=self.rollout, gamma=self.discount,
                 gae_lambda=self.gae_lambda, ent_coef=self.entropy_weight, vf_coef=self.value_weight,
-                use_rms_prop=False, normalize_advantage=True, device="cpu",
-                policy_kwargs={
-                    "make_scorer": scorer_maker(task, self.hidden, self.temperature), "hidden": self.hidden,
-                },
+                use_rms_prop=False, normalize_advantage=True, device=task.device,
+                policy_kwargs=networks(task, hidden=self.hidden, temperature=self.temperature),
             )  # fmt: skip
-            learn(
-                model, env, run=describe(self, seed), total_steps=self.total_steps, segments=self.segments, seed=seed,
-                folder=folder, resume=resume, progress=progress,
-            )  # fmt: skip
-        slate_size = task.sessions.config.slate_size
-        return ScoringPolicy(scorer=scorer_of(model.policy), name="a2c", choice=self.choice, slate_size=slate_size)
+
+        def policy(model: Any) -> ScoringPolicy:
+            scorer = scorer_of(model.policy)
+            return ScoringPolicy(scorer=scorer, name="a2c", choice=self.choice, slate_size=task.slate_size)
+
+        return train(self, model, policy, task, seed=seed, folder=folder, resume=resume, progress=progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -12,7 +11,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.networks import features_of
+from agents.layout import Layout
 from recgym.env.session import Sessions
 from recgym.random import fold, session_keys
 from recgym.trees import leaves, put
@@ -21,29 +20,57 @@ from recgym.types import BoolArray, FloatArray, IntArray
 _Step = tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]
 
 
+def layout_of(sessions: Sessions[Any], history: int = 0) -> Layout:
+    """How these sessions' observations stand in rows, with `history` items of the visible history.
+
+    Raises:
+        ValueError: a history is asked for that the users do not keep.
+    """
+    config, users = sessions.config, sessions.users
+    probe = sessions.observe(sessions.reset(session_keys(0, 1)), "all")
+    assert probe.items is not None
+    kept = probe.items.shape[1]
+    if history > kept:
+        raise ValueError(f"the policy should read {history} items of the history, but the users keep {kept}")
+    masked = config.repeats != "allow"
+    width = 0 if probe.candidates is None else probe.candidates.shape[2]
+    return Layout(
+        num_items=sessions.num_items,
+        state_width=sessions.state_width - sessions.num_items * width,
+        candidate_width=width,
+        history=history,
+        num_feedback=len(users.kinds) if history else 0,
+        slate_size=config.slate_size,
+        shown=kept + config.max_steps * config.slate_size if masked else 0,
+    )
+
+
 class SessionsVecEnv(VecEnv):
     """`num_envs` sessions that restart in the step in which they end.
 
-    Observations are the state and the context, (B, D + 1) float32; actions 0..N-1. SB3's DQN, PPO and A2C choose one
-    item and know no masks, so training always runs with slates of one item and repeats allowed; the policy that comes
-    out applies the mask, and fills a slate with its best K.
+    Observations are rows as `agents.layout` lays them out, (B, W) float32; actions 0..N-1, or (K,) of them. SB3
+    knows no masks: a row holds the ids that may not be shown again, and networks that read it forbid them.
 
     Episode e of environment i has the key fold(fold(seed, i), e): the same whatever the other environments do. SB3
     gets the last observation of an ended session as `terminal_observation`, `TimeLimit.truncated` where the record was
-    cut, and the session's return and length as `episode`. Rows that did not end share one empty info.
+    cut, and the session's return and length as `episode`. Rows that did not end share one empty info. `feedback`
+    (B, K, F) is that of the last step.
     """
 
-    def __init__(self, sessions: Sessions[Any], num_envs: int, *, seed: int) -> None:
+    def __init__(self, sessions: Sessions[Any], num_envs: int, *, seed: int, history: int = 0) -> None:
         """Start no session yet; `reset` does."""
-        config = replace(sessions.config, slate_size=1, repeats="allow")
-        self.sessions = type(sessions)(sessions.users, config, encoder=sessions.encoder)
-        high = np.full(sessions.state_width + 1, np.inf, np.float32)
+        self.sessions, self.layout = sessions, layout_of(sessions, history)
+        high = np.full(self.layout.width, np.inf, np.float32)
+        size, count = sessions.config.slate_size, sessions.num_items
         super().__init__(
-            num_envs, gymnasium.spaces.Box(-high, high, dtype=np.float32), gymnasium.spaces.Discrete(sessions.num_items)
+            num_envs,
+            gymnasium.spaces.Box(-high, high, dtype=np.float32),
+            gymnasium.spaces.Discrete(count) if size == 1 else gymnasium.spaces.MultiDiscrete([count] * size),
         )
         self._nothing: dict[str, Any] = {}
         self._ended_returns: list[FloatArray] = []
         self._ended_lengths: list[IntArray] = []
+        self.feedback = torch.zeros(num_envs, size, len(sessions.users.kinds))
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -54,10 +81,11 @@ class SessionsVecEnv(VecEnv):
     def reset(self) -> FloatArray:
         """Start the next episode everywhere; (B, D + 1)."""
         self._state = self.sessions.reset(fold(self._keys, self._episode))
+        self._shown = self._shown_at_start(self._state)
         self._episode += 1
         self._return = np.zeros(self.num_envs, np.float32)
         self._length = np.zeros(self.num_envs, np.int64)
-        return self._features(self._state).numpy().copy()
+        return self._rows(self._state, self._shown)
 
     def step_async(self, actions: IntArray) -> None:
         """Take note of the actions (B,), 0..N-1."""
@@ -65,9 +93,16 @@ class SessionsVecEnv(VecEnv):
 
     def step_wait(self) -> _Step:
         """Observations (B, D + 1) after the step (of the new session where one ended), rewards, ends and infos."""
-        slates = torch.from_numpy(self._actions).reshape(-1, 1).to(self.sessions.device, torch.int64) + 1
-        self._state, outcome = self.sessions.step(self._state, slates)
-        features = self._features(self._state).numpy().copy()
+        slates = torch.from_numpy(self._actions).reshape(self.num_envs, -1).to(self.sessions.device, torch.int64) + 1
+        if self.layout.shown:
+            place = self._length[:, None] * self.layout.slate_size + np.arange(self.layout.slate_size)
+            self._shown.scatter_(1, torch.from_numpy(place).to(slates.device), slates)
+        with torch.no_grad():
+            self._state, outcome = self.sessions.step(self._state, slates)
+        if self.layout.shown:  # what a new visit allows again is forgotten
+            self._shown *= _forbidden(self._state.shown, self._shown)
+        self.feedback = outcome.response.feedback
+        features = self._rows(self._state, self._shown)
         reward = outcome.reward.to("cpu", torch.float32).numpy().copy()
         self._return += reward
         self._length += 1
@@ -86,7 +121,7 @@ class SessionsVecEnv(VecEnv):
             self._ended_lengths.append(self._length[rows])
             self._return[rows] = 0
             self._length[rows] = 0
-            features[rows] = self._restart_rows(torch.from_numpy(rows)).numpy()
+            features[rows] = self._restart_rows(torch.from_numpy(rows))
         return features, reward, done, infos
 
     def ended_sessions(self) -> tuple[FloatArray, IntArray]:
@@ -103,6 +138,7 @@ class SessionsVecEnv(VecEnv):
             "episode": self._episode.clone(),
             "return": torch.from_numpy(self._return.copy()),
             "length": torch.from_numpy(self._length.copy()),
+            "shown": self._shown.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -112,17 +148,29 @@ class SessionsVecEnv(VecEnv):
             leaf.copy_(saved)
         self._episode = state["episode"].clone()
         self._return, self._length = state["return"].numpy().copy(), state["length"].numpy().copy()
+        self._shown = state["shown"].clone()
 
-    def _restart_rows(self, rows: Tensor) -> Tensor:
+    def _restart_rows(self, rows: Tensor) -> FloatArray:
         fresh = self.sessions.reset(fold(self._keys[rows], self._episode[rows]))
         self._episode[rows] += 1
-        features = self._features(fresh)
+        shown = self._shown_at_start(fresh)
+        features = self._rows(fresh, shown)
         put(self._state, rows, fresh)
+        self._shown[rows.to(shown.device)] = shown
         return features
 
-    def _features(self, state: Any) -> Tensor:
+    def _rows(self, state: Any, shown: Tensor) -> FloatArray:
         with torch.no_grad():
-            return features_of(self.sessions.observe(state, "state")).cpu()
+            return self.layout.pack(self.sessions.observe(state, self.layout.reads), shown).cpu().numpy().copy()
+
+    def _shown_at_start(self, state: Any) -> Tensor:
+        """Ids (B, S) that may not be shown in fresh sessions: room for the session's own, then the history's."""
+        batch = len(state.steps)
+        if not self.layout.shown:
+            return torch.zeros(batch, 0, dtype=torch.int64, device=self.sessions.device)
+        items, _ = self.sessions.users.history(state.users)
+        own = torch.zeros(batch, self.layout.shown - items.shape[1], dtype=torch.int64, device=items.device)
+        return torch.cat([own, items * _forbidden(state.shown, items)], 1)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -153,3 +201,9 @@ class SessionsVecEnv(VecEnv):
     def get_images(self) -> Sequence[None]:
         """None for each environment: render one session with `gymnasium.make` instead."""
         return [None] * self.num_envs
+
+
+def _forbidden(mask: Tensor | None, items: Tensor) -> Tensor:
+    """Whether the mask (B, N) of what was shown holds each of the ids (B, S); False for 0."""
+    assert mask is not None
+    return torch.nn.functional.pad(mask, (1, 0)).gather(1, items)

@@ -16,6 +16,13 @@ def allow(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
 
+def best_value(values: Tensor, scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Values (B, N) of the allowed items that `scores` (B, N) hold best, (B,); 0 where nothing may be shown any more."""
+    best = allow(scores, mask).argmax(1, keepdim=True)  # (B, 1)
+    found = values.gather(1, best)[:, 0]
+    return found if mask is None else torch.where(mask.any(1), found, torch.zeros_like(found))
+
+
 def top_items(scores: Tensor, mask: Tensor | None, slate_size: int) -> Tensor:
     """The `slate_size` best allowed items, best first: (B, N) -> item ids (B, K), no duplicates.
 

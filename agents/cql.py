@@ -23,6 +23,7 @@ from d3rlpy.models.torch.q_functions.mean_q_function import DiscreteMeanQFunctio
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.layout import Layout
 from agents.learning import (
     LearningCurve,
     Row,
@@ -103,7 +104,8 @@ class CQL:
         gain = spread_gain(state, vectors, bias, self.initial_spread)
 
         def scorer() -> ItemScorer:
-            return ItemScorer(vectors.shape[1], vectors, bias, hidden=self.hidden, gain=gain)
+            layout = Layout(num_items=len(bias), state_width=vectors.shape[1])
+            return ItemScorer(layout, vectors, bias, hidden=self.hidden, gain=gain)
 
         config = d3rlpy.algos.DiscreteCQLConfig(
             batch_size=self.batch_size,
@@ -210,7 +212,7 @@ class _ItemQ(DiscreteQFunction):  # type: ignore[misc]
         self._unused, self.scorer = encoder, scorer
 
     def forward(self, x: Tensor) -> QFunctionOutput:
-        return QFunctionOutput(q_value=self.scorer(x), quantiles=None, taus=None)
+        return QFunctionOutput(q_value=self.scorer(self.scorer.layout.unpack(x)), quantiles=None, taus=None)
 
     @property
     def encoder(self) -> Any:

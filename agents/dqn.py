@@ -1,35 +1,40 @@
-"""DQN with an item-scoring head, by Stable-Baselines3, on the batched users.
+"""DQN with double estimation, a dueling head, prioritised replay and n-step returns as switches; masks everywhere.
 
-Source: Mnih et al. (2015), "Human-level control through deep reinforcement learning"; the head and the exploration by
-the backbone's own ranking are this project's.
+    target   y = r_1 + gamma r_2 + ... + gamma^n Q'(o_n, argmax over allowed a of Q(o_n, a))       (double)
+             y = r_1 + gamma r_2 + ... + gamma^n max over allowed a of Q'(o_n, a)                   (plain)
+    loss     mean of weight * huber(y - Q(o, a))
+
+Q' is a copy of Q, made every `target_update_interval` steps. Exploration draws some of its items from the backbone's
+own ranking, which is this project's.
+
+Source: Mnih et al. (2015), "Human-level control through deep reinforcement learning"; van Hasselt et al. (2016), "Deep
+reinforcement learning with double Q-learning", equation 4; Wang et al. (2016), "Dueling network architectures",
+equation 9; Schaul et al. (2016), "Prioritized experience replay", algorithm 1; Hessel et al. (2018), "Rainbow".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import stable_baselines3
 import torch
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 
-from agents.bridge import SessionsVecEnv
-from agents.learning import describe, isolated_randomness, seed_segment
-from agents.networks import ItemScorer, features_of, spread_gain
-from agents.sb3 import learn
+from agents.choice import best_value
+from agents.experience import Experience
+from agents.learning import Row, check_counts, check_shares
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from recgym.random import session_keys
-from recgym.types import IntArray
+from agents.training import Stopping, check_finite, run
+from recgym.policy import StoredPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
 class DQN:
-    """Deep Q-network: Q(s, a) by temporal differences, greedy at the end."""
+    """Deep Q-network: Q(o, a) by temporal differences, greedy at the end."""
 
     total_steps: int = 60_000
     """User steps to learn from."""
@@ -54,94 +59,99 @@ class DQN:
     final_epsilon: float = 0.02
     """Chance of an exploring step at the end."""
     backbone_exploration: float = 0.3
-    """Share of exploring steps drawn from softmax(backbone scores); the rest is uniform over the items."""
+    """Share of exploring steps drawn from softmax(backbone scores), where there is one; the rest is uniform."""
+    double: bool = True
+    """Choose the next item by Q and value it by Q', which does not favour errors that are too high."""
+    dueling: bool = False
+    """Split Q into the state's value and advantages of mean 0."""
+    priority: float = 0.0
+    """Exponent of |error| in the chance to be drawn from the replay, alpha; 0 draws uniformly (the paper: 0.6)."""
+    priority_correction: float = 0.4
+    """Exponent of the importance weights at the start, beta; it rises to 1."""
+    steps: int = 1
+    """Steps of reward before the target looks at Q', n."""
     hidden: int = 64
     """Units of the head's MLP."""
     initial_spread: float = 0.1
     """Standard deviation within a state of the first Q-values, which rank as the backbone does; in reward."""
     segments: int = 20
     """Rows of the learning curve, with a checkpoint each."""
+    stopping: Stopping = field(default_factory=Stopping)
+    """Whether to judge policies on the way, keep the best, and stop early."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for field in ("total_steps", "num_envs", "batch_size", "gradient_steps", "buffer_size", "hidden", "segments"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}, expected at least 1")
-        for field in ("exploration_fraction", "final_epsilon", "backbone_exploration"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field} is {getattr(self, field)}, expected a share in [0, 1]")
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount is {self.discount}, expected [0, 1)")
+        check_counts(
+            self, "total_steps", "num_envs", "batch_size", "gradient_steps", "buffer_size", "steps", "hidden",
+            "segments",
+        )  # fmt: skip
+        check_shares(
+            self, "exploration_fraction", "final_epsilon", "backbone_exploration", "priority", "priority_correction",
+            "discount",
+        )  # fmt: skip
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False
-    ) -> ScoringPolicy:
-        """Train in `task.sessions`; see `agents.task.Agent`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        vectors, bias = task.item_vectors()
-        start = task.sessions.observe(task.sessions.reset(session_keys(seed, 256)), "state")
-        gain = spread_gain(features_of(start)[:, :-1], vectors, bias, self.initial_spread)
-
-        def scorer() -> ItemScorer:
-            return ItemScorer(vectors.shape[1], vectors, bias, hidden=self.hidden, gain=gain)
-
-        with isolated_randomness():
-            env = SessionsVecEnv(task.sessions, self.num_envs, seed=seed)
-            seed_segment(seed, -1)
-            model = _ExploringDQN(
-                _ItemQPolicy, env, learning_rate=self.learning_rate, buffer_size=self.buffer_size,
-                learning_starts=self.learning_starts, batch_size=self.batch_size, gamma=self.discount,
-                train_freq=1, gradient_steps=self.gradient_steps,
-                target_update_interval=max(self.target_update_interval, self.num_envs),
-                exploration_fraction=self.exploration_fraction, exploration_final_eps=self.final_epsilon,
-                policy_kwargs={"make_scorer": scorer}, device="cpu",
-            )  # fmt: skip
-            model.prior = lambda features: torch.addmm(bias, features[:, :-1], vectors.T)
-            model.prior_share = self.backbone_exploration
-            model.env_items = len(bias)
-            learn(
-                model, env, run=describe(self, seed), total_steps=self.total_steps, segments=self.segments, seed=seed,
-                folder=folder, resume=resume, progress=progress,
-            )  # fmt: skip
-        scorer_found = model.q_net.q_net
-        assert isinstance(scorer_found, ItemScorer)
-        return ScoringPolicy(scorer=scorer_found, name="dqn", slate_size=task.sessions.config.slate_size)
+    ) -> StoredPolicy:
+        """Train in `task.sessions`, one item a step; see `agents.task.Agent`."""
+        return run(
+            self, lambda: _Learner(self, task, seed, Path(folder)), task, total=self.total_steps,
+            segments=self.segments, seed=seed, folder=folder, stopping=self.stopping, resume=resume, progress=progress,
+        )  # fmt: skip
 
 
-class _ItemQPolicy(DQNPolicy):
-    """SB3's DQN policy whose Q-networks are item scorers."""
+class _Learner:
+    """One run: the networks, the optimiser and the experience."""
 
-    def __init__(self, *args: Any, make_scorer: Callable[[], ItemScorer], **kwargs: Any) -> None:
-        self._make_scorer = make_scorer
-        super().__init__(*args, **{**kwargs, "net_arch": []})
+    def __init__(self, config: DQN, task: Task, seed: int, folder: Path) -> None:
+        self.config, self.task, self.folder = config, task, folder
+        gain = task.value_gain(config.initial_spread, seed)
+        self.q = task.scorer(gain=gain, hidden=config.hidden, dueling=config.dueling, slate_size=1)
+        self.target = copy.deepcopy(self.q)
+        self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.learning_rate)
+        self.experience = Experience(task, config, seed, alpha=config.priority)
 
-    def make_q_net(self) -> QNetwork:
-        network = super().make_q_net()
-        network.q_net = self._make_scorer()  # type: ignore[assignment]
-        return network
+    def advance(self, last: int) -> Row:
+        """Act, keep, learn, up to user step `last`."""
+        config, experience, losses = self.config, self.experience, []
+        while experience.steps < last:
+            before = experience.steps
+            experience.act(self.q)
+            if experience.steps // config.target_update_interval > before // config.target_update_interval:
+                self.target.load_state_dict(self.q.state_dict())
+            if experience.ready:
+                losses += [self._update() for _ in range(config.gradient_steps)]
+        return {"train/loss": float(torch.stack(losses).mean()) if losses else None, **experience.row()}
 
-
-class _ExploringDQN(stable_baselines3.DQN):
-    """Explores row by row (SB3: all environments or none), half of the time with the backbone's own choices."""
-
-    prior: Callable[[Tensor], Tensor]
-    prior_share: float
-    env_items: int
-
-    def _sample_action(
-        self,
-        learning_starts: int,
-        action_noise: Any = None,  # noqa: ARG002
-        n_envs: int = 1,
-    ) -> tuple[IntArray, IntArray]:
-        features = torch.from_numpy(self._last_obs)  # (B, D + 1)
-        epsilon = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
-        draws = torch.rand(n_envs, 2)
-        anything = torch.randint(self.env_items, (n_envs,))
-        liked = torch.multinomial(torch.softmax(self.prior(features), 1), 1)[:, 0]
-        tried = torch.where(draws[:, 1] < self.prior_share, liked, anything)
+    def _update(self) -> Tensor:
+        """One gradient step; its loss."""
+        config, layout = self.config, self.experience.layout
+        batch = self.experience.sample(config.batch_size, discount=config.discount, steps=config.steps)
+        after = layout.unpack(batch.after)
         with torch.no_grad():
-            best = self.q_net(features).argmax(1)
-        action = np.asarray(torch.where(draws[:, 0] < epsilon, tried, best))
-        return action, action
+            theirs = self.target(after)  # (n, N)
+            value = best_value(theirs, self.q(after) if config.double else theirs, after.mask)
+            target = batch.reward + batch.discount * value
+        found = self.q(layout.unpack(batch.now)).gather(1, batch.action)[:, 0]
+        loss = (batch.weight * smooth_l1_loss(found, target, reduction="none")).mean()
+        check_finite(self.folder, {"temporal difference": loss}, batch._asdict())
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.q.parameters(), 10.0)
+        self.optimiser.step()
+        self.experience.replay.reprioritise(batch.place, target - found)
+        return loss.detach()
+
+    def policy(self) -> ScoringPolicy:
+        """Greedy on Q."""
+        return ScoringPolicy(scorer=self.q, name="dqn", slate_size=self.task.slate_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next segment depends on."""
+        parts = {name: getattr(self, name).state_dict() for name in ("q", "target", "optimiser", "experience")}
+        return copy.deepcopy(parts)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)

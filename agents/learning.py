@@ -98,3 +98,25 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
         changes = ", ".join(f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}" for name in other)
         raise FormatError(f"{file}: belongs to a run with other settings ({changes}); resume with those, or start anew")
     return content
+
+
+def check_counts(config: Any, *names: str) -> None:
+    """Refuse fields of a config that are below 1.
+
+    Raises:
+        ValueError: names the field and its value.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}, expected at least 1")
+
+
+def check_shares(config: Any, *names: str) -> None:
+    """Refuse fields of a config that are not in [0, 1].
+
+    Raises:
+        ValueError: names the field and its value.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} is {getattr(config, name)}, expected a number in [0, 1]")

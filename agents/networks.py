@@ -1,98 +1,239 @@
-"""The head that scores items: q(s) = gain * (W h(s)) . E + b + v(s), one dot product per item of the catalogue."""
+"""Networks that score every item at once: an encoder of the observation, and a head of one dot product per item.
+
+    x     = [state, context, bags of the history]                       what is known of the session
+    h     = MLP(x)                                                       (B, H)
+    q     = s + W_o h + bags W_b                                         (B, E), s the backbone's state or 0
+    score = gain * (q . E_j + b_j) + v(h)                                items of a fixed catalogue
+    score = w . gelu(A x + C c_j + d * (s W_s . c_j)) + v(h)             candidates with features c_j
+
+So the cost hardly grows with the catalogue: D E + H (D + E) + N E weights, against H N of a plain MLP. With a backbone
+the last layers start at zero and W at the identity: the head starts as the backbone's own ranking. `outputs` above 1
+gives that many scores of every item (atoms or quantiles of a return).
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
+from agents.layout import Layout
 from recgym.types import Observation
 
+RECENT = 0.7
+"""Weight of a slate in the history's recent bags against the one after it."""
 
-def features_of(observation: Observation) -> Tensor:
-    """State and context side by side, (B, D + 1), as the environment's "state" observation lays them out.
 
-    Raises:
-        ValueError: the observation has no state.
-    """
-    if observation.state is None:
-        raise ValueError("the observation has no state; ask the environment for observation='state'")
-    return torch.cat([observation.state, observation.context], 1)
+class History(nn.Module):
+    """Sums of item vectors over the history, weighted by 1, by recency, by feedback, and by both: (B, 2 (1 + F) E)."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        ages = torch.arange(layout.history).flip(0) // layout.slate_size  # (L,) slates ago
+        self.weight: Tensor
+        self.register_buffer("weight", torch.stack([torch.full((len(ages),), 0.2), RECENT**ages]), persistent=False)
+        self.views = 2 * (1 + layout.num_feedback)
+
+    def forward(self, observation: Observation, vectors: Tensor) -> Tensor:
+        """Bags (B, views, E) of item `vectors` (N, E)."""
+        items, feedback = observation.items, observation.feedback
+        assert items is not None and feedback is not None
+        length = self.weight.shape[1]
+        items, feedback = items[:, -length:], feedback[:, -length:]
+        if items.shape[1] < length:  # a log's prefix may be shorter than what is read
+            missing = length - items.shape[1]
+            items = nn.functional.pad(items, (missing, 0))
+            feedback = nn.functional.pad(feedback, (0, 0, missing, 0))
+        there = (items > 0).to(vectors.dtype).unsqueeze(2)  # (B, L, 1)
+        amounts = torch.cat([there, feedback.sign() * feedback.abs().log1p() * there], 2)  # (B, L, 1 + F)
+        weights = (self.weight.unsqueeze(2) * amounts.unsqueeze(1)).transpose(2, 3).flatten(1, 2)  # (B, views, L)
+        rows = vectors[(items - 1).clamp_min(0)]  # (B, L, E)
+        bags: Tensor = torch.bmm(weights, rows)
+        return bags
+
+
+class Encoder(nn.Module):
+    """h = MLP(state, context, bags of the history): (B, H); one layer on a backbone's states, else two."""
+
+    def __init__(self, layout: Layout, *, hidden: int, item_width: int, layers: int) -> None:
+        """Build it; `item_width` E is that of the vectors that the history is read with."""
+        super().__init__()
+        self.state_width, width = layout.state_width, layout.state_width + 1
+        self.history = History(layout) if layout.history else None
+        self.bags_width = self.history.views * item_width if self.history else 0
+        sizes = [width + self.bags_width, *[hidden] * layers]
+        self.layers = nn.ModuleList(nn.Linear(one, other) for one, other in itertools.pairwise(sizes))
+
+    def forward(self, observation: Observation, vectors: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Hidden units (B, H), the state (B, D), and the bags (B, views E) where the history is read.
+
+        Args:
+            observation: of B sessions.
+            vectors: (N, E), what the history is read with.
+
+        Raises:
+            ValueError: the observation has no state.
+        """
+        if observation.state is None:
+            raise ValueError("the observation has no state; ask the environment for observation='state'")
+        state = observation.state[:, : self.state_width]
+        parts, bags = [state, observation.context], None
+        if self.history is not None:
+            assert vectors is not None
+            bags = self.history(observation, vectors).flatten(1)
+            parts.append(bags)
+        hidden = torch.cat(parts, 1)
+        for layer in self.layers:
+            hidden = gelu(layer(hidden))
+        return hidden, state, bags
 
 
 class ItemScorer(nn.Module):
-    """q(s) = gain * ((W h(s)) . E + b) + v(s), for all N items at once.
-
-    h(s) = s + MLP(s, context), and the MLP's and v's last layers start at zero and W at the identity, so that the head
-    starts as the backbone's own ranking, s . E + b. Weights: D^2 + 2 H D + N (D + 1), against H N of a plain MLP.
-    """
+    """Scores of all N items: from (state, context, history, candidates) to (B, N), or (B, N, Z) with `outputs` Z."""
 
     def __init__(
         self,
-        state_width: int,
-        item_vectors: Tensor,
-        item_bias: Tensor,
+        layout: Layout,
+        item_vectors: Tensor | None = None,
+        item_bias: Tensor | None = None,
         *,
         hidden: int = 64,
+        item_width: int = 32,
         gain: float = 1.0,
         train_items: bool = True,
+        outputs: int = 1,
+        dueling: bool = False,
     ) -> None:
-        """Build the head.
+        """Build the network.
 
         Args:
-            state_width: D.
-            item_vectors: (N, D) of the backbone; copied.
-            item_bias: (N,) of the backbone; copied.
+            layout: what an observation holds.
+            item_vectors: (N, D) of the backbone whose states it reads, with its `item_bias`; or (N, E) to start from;
+                None: drawn from torch's generator. Copied.
+            item_bias: (N,) of the backbone; None: there is no backbone. Copied.
             hidden: units of the MLP, H.
+            item_width: width of item vectors where none are given, E.
             gain: scale of the scores; a constant.
-            train_items: learn E and b too, or keep the backbone's.
+            train_items: learn E and b too, or keep those given.
+            outputs: scores of each item, Z.
+            dueling: subtract the mean advantage over the allowed items, so that v is the state's value.
 
         Raises:
             ValueError: the shapes do not fit.
+
+        Source of `dueling`: Wang et al. (2016), "Dueling network architectures", equation 9.
         """
         super().__init__()
-        if item_vectors.shape != (len(item_bias), state_width):
-            raise ValueError(
-                f"item_vectors {tuple(item_vectors.shape)} should be (N, D) = ({len(item_bias)}, {state_width})"
-            )
-        self.state_width, self.hidden, self.train_items = state_width, hidden, train_items
-        self.items = nn.Parameter(item_vectors.detach().clone(), requires_grad=train_items)  # (N, D)
-        self.bias = nn.Parameter(item_bias.detach().clone(), requires_grad=train_items)  # (N,)
+        self.layout, self.hidden, self.train_items, self.outputs = layout, hidden, train_items, outputs
+        self.dueling, self.from_backbone = dueling, item_bias is not None
         self.gain: Tensor
         self.register_buffer("gain", torch.tensor(float(gain)))
-        self.inner = nn.Linear(state_width + 1, hidden)
-        self.outer = nn.Linear(hidden, state_width)
-        self.query = nn.Linear(state_width, state_width, bias=False)
-        self.value = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.outer.bias)
-        nn.init.eye_(self.query.weight)
-        nn.init.zeros_(self.value.weight)
-        nn.init.zeros_(self.value.bias)
+        if layout.candidate_width:
+            self._build_candidates(layout)
+        else:
+            self._build_catalogue(layout, item_vectors, item_bias, item_width)
+        self.encoder = Encoder(layout, hidden=hidden, item_width=self.item_width, layers=1 if self.from_backbone else 2)
+        if self.encoder.history is not None:
+            self.recall = _silent(nn.Linear(self.encoder.bags_width, self.item_width, bias=False))
+        self.value = _silent(nn.Linear(hidden, outputs))
+
+    def _build_candidates(self, layout: Layout) -> None:
+        self.features = nn.Linear(layout.candidate_width, self.hidden, bias=False)
+        self.match = nn.Linear(layout.state_width, layout.candidate_width, bias=False)
+        self.matched = nn.Parameter(torch.randn(self.hidden) / self.hidden**0.5)
+        self.last = _silent(nn.Linear(self.hidden, self.outputs))
+
+    def _build_catalogue(self, layout: Layout, vectors: Tensor | None, bias: Tensor | None, item_width: int) -> None:
+        if vectors is None:
+            vectors = torch.randn(layout.num_items, item_width) / item_width**0.5
+        expected = (layout.num_items, layout.state_width if self.from_backbone else vectors.shape[1])
+        if vectors.shape != expected:
+            raise ValueError(f"item_vectors {tuple(vectors.shape)} should be (N, D) = {expected}")
+        bias = torch.zeros(len(vectors)) if bias is None else bias
+        self.items = nn.Parameter(vectors.detach().clone(), requires_grad=self.train_items)  # (N, E)
+        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=self.train_items)  # (N,)
+        self.outer = _silent(nn.Linear(self.hidden, self.outputs * self.item_width))
+        if self.from_backbone:
+            self.query = nn.Linear(layout.state_width, layout.state_width, bias=False)
+            nn.init.eye_(self.query.weight)
 
     @property
     def num_items(self) -> int:
-        """Size of the catalogue, N."""
-        return len(self.bias)
+        """Size of the catalogue, or candidates a step, N."""
+        return self.layout.num_items
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Scores (B, N) of state-and-context rows (B, D + 1)."""
-        hidden = torch.nn.functional.gelu(self.inner(features))  # (B, H)
-        query = self.query(features[:, : self.state_width] + self.outer(hidden))  # (B, D)
-        scores: Tensor = self.gain * torch.addmm(self.bias, query, self.items.T) + self.value(hidden)
+    @property
+    def item_width(self) -> int:
+        """Width of the item vectors, E; 0 where each step brings new candidates."""
+        return 0 if self.layout.candidate_width else self.items.shape[1]
+
+    def forward(self, observation: Observation) -> Tensor:
+        """Scores (B, N), or (B, N, Z); the mask forbids nothing here, it only says which advantages are averaged."""
+        items = None if self.layout.candidate_width else self.items
+        hidden, state, bags = self.encoder(observation, items)
+        if items is None:
+            scores = self._of_candidates(observation, hidden, state)  # (B, N, Z)
+        else:
+            query = self.outer(hidden).view(len(hidden), self.outputs, self.item_width)  # (B, Z, E)
+            if self.from_backbone:
+                query = query + self.query(state).unsqueeze(1)
+            if bags is not None:
+                query = query + self.recall(bags).unsqueeze(1)
+            scores = self.gain * (query @ items.T + self.bias).transpose(1, 2)
+        if self.dueling:
+            scores = scores - _mean_allowed(scores, observation.mask)
+        scores = scores + self.value(hidden).unsqueeze(1)
+        found: Tensor = scores.squeeze(2) if self.outputs == 1 else scores
+        return found
+
+    def _of_candidates(self, observation: Observation, hidden: Tensor, state: Tensor) -> Tensor:
+        features = observation.candidates
+        assert features is not None
+        match = torch.einsum("bx,bnx->bn", self.match(state), features).unsqueeze(2)  # (B, N, 1)
+        units = gelu(hidden.unsqueeze(1) + self.features(features) + match * self.matched)  # (B, N, H)
+        scores: Tensor = self.gain * self.last(units)
         return scores
 
     def config(self) -> dict[str, Any]:
         """Arguments of `restore` besides the tensors."""
-        return {"state_width": self.state_width, "hidden": self.hidden, "train_items": self.train_items}
+        return {
+            "layout": dataclasses.asdict(self.layout),
+            "hidden": self.hidden,
+            "train_items": self.train_items,
+            "outputs": self.outputs,
+            "dueling": self.dueling,
+            "from_backbone": self.from_backbone,
+        }
 
     @classmethod
     def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> ItemScorer:
-        """The head whose `config` and `state_dict` these are."""
-        scorer = cls(item_vectors=tensors["items"], item_bias=tensors["bias"], **config)
+        """The network whose `config` and `state_dict` these are."""
+        rest = {name: value for name, value in config.items() if name not in ("layout", "from_backbone")}
+        bias = tensors["bias"] if config["from_backbone"] else None
+        scorer = cls(Layout(**config["layout"]), tensors.get("items"), bias, **rest)
         scorer.load_state_dict(tensors)
         return scorer
+
+
+class Critic(nn.Module):
+    """V(o) of an observation, (B,), or (B, Z) with `outputs` Z: an MLP of its own, which reads no candidates."""
+
+    def __init__(self, layout: Layout, *, hidden: int = 64, item_width: int = 16, outputs: int = 1) -> None:
+        """Build it; `item_width` is that of its own item vectors, which a history is read with."""
+        super().__init__()
+        table = torch.randn(layout.num_items, item_width) / item_width**0.5
+        self.items = nn.Parameter(table) if layout.history else None
+        self.encoder = Encoder(layout, hidden=hidden, item_width=item_width, layers=2)
+        self.top = nn.Linear(hidden, outputs)
+
+    def forward(self, observation: Observation) -> Tensor:
+        """Values (B,), or (B, Z)."""
+        values: Tensor = self.top(self.encoder(observation, self.items)[0])
+        return values.squeeze(1) if values.shape[1] == 1 else values
 
 
 def spread_gain(state: Tensor, item_vectors: Tensor, item_bias: Tensor, spread: float) -> float:
@@ -103,3 +244,18 @@ def spread_gain(state: Tensor, item_vectors: Tensor, item_bias: Tensor, spread: 
     with torch.no_grad():
         deviation = float(torch.addmm(item_bias, state, item_vectors.T).std(1).mean())
     return spread / deviation if deviation > 1e-3 else 1.0
+
+
+def _mean_allowed(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the allowed items, (B, 1, Z) of (B, N, Z)."""
+    if mask is None:
+        return scores.mean(1, keepdim=True)
+    weight = mask.to(scores.dtype).unsqueeze(2)
+    return (scores * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)
+
+
+def _silent(layer: nn.Linear) -> nn.Linear:
+    """The layer with weights and bias of zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -6,6 +6,7 @@ and from a seed of its own. So a run resumed after a kill ends with the numbers 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,18 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
-from agents.bridge import SessionsVecEnv
-from agents.learning import LearningCurve, Row, load_checkpoint, save_checkpoint, seed_segment
+from agents.learning import (
+    LearningCurve,
+    Row,
+    describe,
+    isolated_randomness,
+    load_checkpoint,
+    save_checkpoint,
+    seed_segment,
+)
+from agents.task import Task
+from agents.training import Judgement, check_finite
+from recgym.policy import StoredPolicy
 
 _COUNTERS = (
     "num_timesteps",
@@ -33,46 +44,59 @@ _NEVER = 1 << 40
 _BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-def learn(
-    model: BaseAlgorithm,
-    env: SessionsVecEnv,
+def train(
+    agent: Any,
+    make_model: Callable[[Any], BaseAlgorithm],
+    make_policy: Callable[[BaseAlgorithm], StoredPolicy],
+    task: Task,
     *,
-    run: str,
-    total_steps: int,
-    segments: int,
     seed: int,
-    folder: Path,
+    folder: Path | str,
     resume: bool,
     progress: bool,
-) -> None:
-    """Train `model` until it has seen `total_steps` steps of `env`, from the checkpoint if `resume`.
+    slate_size: int | None = None,
+) -> StoredPolicy:
+    """Train until the model has seen `agent.total_steps` user steps, from the checkpoint if `resume`.
 
     Args:
-        model: a fresh SB3 algorithm on `env`.
-        env: the sessions it learns in.
-        run: description of agent and seed; a checkpoint of another run is refused.
-        total_steps: user steps, rounded up to whole rollouts.
-        segments: rows of the curve and checkpoints, spread evenly.
-        seed: of exploration, sampling and shuffling; the model's own seed made its weights.
+        agent: the config: `total_steps` (rounded up to whole rollouts), `num_envs`, `segments`, `stopping`; a
+            checkpoint of another is refused.
+        make_model: a fresh SB3 algorithm on a VecEnv, once torch's generator is seeded.
+        make_policy: the policy of a model as it is.
+        task: what it learns from.
+        seed: of exploration, sampling, shuffling, weights and users.
         folder: gets `log.jsonl`, `tensorboard/` and `checkpoints/last.pt`.
         resume: go on from the checkpoint where there is one.
         progress: show a bar.
+        slate_size: items a step in training, where not the task's.
     """
-    checkpoint = load_checkpoint(folder, run) if resume else None
-    curve = LearningCurve(folder, checkpoint["rows"] if checkpoint else [])
-    model.set_logger(Logger(folder=None, output_formats=[]))
-    if checkpoint:
-        _restore(model, env, checkpoint)
-    left = total_steps - model.num_timesteps
-    with tqdm(
-        total=total_steps, initial=model.num_timesteps, disable=not progress, unit="step", desc=type(model).__name__
-    ) as bar:
-        segment = _Segments(env, curve, bar, run=run, total_steps=total_steps, segments=segments, seed=seed)
-        try:
-            if left > 0:
-                model.learn(left, callback=segment, log_interval=_NEVER, reset_num_timesteps=checkpoint is None)
-        finally:
-            curve.close()
+    folder, run, total_steps = Path(folder), describe(agent, seed), agent.total_steps
+    folder.mkdir(parents=True, exist_ok=True)
+    with isolated_randomness():
+        env = task.environment(agent.num_envs, seed, slate_size=slate_size)
+        seed_segment(seed, -1)
+        model = make_model(env)
+        checkpoint = load_checkpoint(folder, run) if resume else None
+        curve = LearningCurve(folder, checkpoint["rows"] if checkpoint else [])
+        model.set_logger(Logger(folder=None, output_formats=[]))
+        judgement = Judgement(agent.stopping, task, seed)
+        if checkpoint:
+            _restore(model, env, checkpoint)
+            judgement.load_state_dict(checkpoint["judgement"])
+        left = total_steps - model.num_timesteps
+        with tqdm(
+            total=total_steps, initial=model.num_timesteps, disable=not progress, unit="step", desc=type(agent).__name__
+        ) as bar:
+            segment = _Segments(
+                env, curve, bar, judgement, lambda: make_policy(model), run=run, total_steps=total_steps,
+                segments=agent.segments, seed=seed,
+            )  # fmt: skip
+            try:
+                if left > 0 and not judgement.over:
+                    model.learn(left, callback=segment, log_interval=_NEVER, reset_num_timesteps=checkpoint is None)
+            finally:
+                curve.close()
+        return judgement.pick(make_policy(model))
 
 
 class _Segments(BaseCallback):
@@ -80,9 +104,11 @@ class _Segments(BaseCallback):
 
     def __init__(
         self,
-        env: SessionsVecEnv,
+        env: Any,
         curve: LearningCurve,
         bar: Any,
+        judgement: Judgement,
+        policy: Callable[[], StoredPolicy],
         *,
         run: str,
         total_steps: int,
@@ -90,30 +116,40 @@ class _Segments(BaseCallback):
         seed: int,
     ) -> None:
         super().__init__()
-        self.env, self.curve, self.bar = env, curve, bar
+        self.env, self.curve, self.bar, self.judgement, self.policy = env, curve, bar, judgement, policy
         self.run, self.total_steps, self.segments, self.seed = run, total_steps, segments, seed
 
     def _on_training_start(self) -> None:
         self._begin()
 
     def _on_rollout_start(self) -> None:
-        if self.model.num_timesteps >= self._end:
+        self._check()
+        if self.model.num_timesteps >= self._end and not self.judgement.over:
             self._finish()
             self._begin()
 
     def _on_step(self) -> bool:
-        return True
+        return not self.judgement.over
 
     def _on_rollout_end(self) -> None:
         self.bar.update(self.model.num_timesteps - self.bar.n)
 
     def _on_training_end(self) -> None:
-        self._finish()
+        self._check()
+        if not self.judgement.over:
+            self._finish()
 
     def _begin(self) -> None:
         segment = self.model.num_timesteps * self.segments // self.total_steps
         self._end = -(-(segment + 1) * self.total_steps // self.segments)
         seed_segment(self.seed, segment)
+
+    def _check(self) -> None:
+        """Stop where a loss that SB3 noted is not finite."""
+        values = self.model.logger.name_to_value
+        terms = {name: torch.tensor(float(value)) for name, value in values.items() if "loss" in name}
+        if terms:
+            check_finite(self.curve.folder, terms, _last_batch(self.model))
 
     def _finish(self) -> None:
         rewards, lengths = self.env.ended_sessions()
@@ -125,13 +161,24 @@ class _Segments(BaseCallback):
         }
         values = self.model.logger.name_to_value
         row.update({name: float(value) for name, value in values.items() if name.startswith("train/")})
+        self.judgement.judge(self.policy(), row)
         self.curve.add(row)
         if row["session_reward"] is not None:
             self.bar.set_postfix(session_reward=f"{row['session_reward']:.2f}")
-        save_checkpoint(self.curve.folder, self.run, {"rows": self.curve.rows, **_state(self.model, self.env)})
+        state = {**_state(self.model, self.env), "judgement": self.judgement.state_dict()}
+        save_checkpoint(self.curve.folder, self.run, {"rows": self.curve.rows, **state})
 
 
-def _state(model: BaseAlgorithm, env: SessionsVecEnv) -> dict[str, Any]:
+def _last_batch(model: Any) -> dict[str, torch.Tensor]:
+    """What SB3 last learned from: the rollout, or the newest rows of the replay buffer."""
+    buffer = getattr(model, "rollout_buffer", None) or model.replay_buffer
+    newest = slice(None) if buffer.full else slice(max(0, buffer.pos - 64), buffer.pos)
+    return {
+        name: torch.from_numpy(np.array(getattr(buffer, name)[newest])) for name in _BUFFER if hasattr(buffer, name)
+    }
+
+
+def _state(model: BaseAlgorithm, env: Any) -> dict[str, Any]:
     """All that the next segment depends on, as tensors, numbers and strings."""
     state = {
         "counters": {name: float(getattr(model, name)) for name in _COUNTERS if hasattr(model, name)},
@@ -148,7 +195,7 @@ def _state(model: BaseAlgorithm, env: SessionsVecEnv) -> dict[str, Any]:
     return state
 
 
-def _restore(model: BaseAlgorithm, env: SessionsVecEnv, state: dict[str, Any]) -> None:
+def _restore(model: BaseAlgorithm, env: Any, state: dict[str, Any]) -> None:
     for name, value in state["counters"].items():
         setattr(model, name, type(getattr(model, name))(value))
     model.policy.load_state_dict(state["policy"])

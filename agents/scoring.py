@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from agents.choice import explore, greedy_probabilities, sample_items, softmax_probabilities, top_items
 from agents.choice import uniform_probabilities as uniform
-from agents.networks import ItemScorer, features_of
+from agents.networks import ItemScorer
 from recgym.random import fold
 from recgym.types import Observation, Reads
 
@@ -32,7 +32,10 @@ class ScoringPolicy:
     """Chance of a slate drawn uniformly from the allowed items instead."""
     slate_size: int = 1
 
-    reads: ClassVar[Reads] = "state"
+    @property
+    def reads(self) -> Reads:
+        """State, or everything where the scorer reads the history too."""
+        return self.scorer.layout.reads
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -53,7 +56,7 @@ class ScoringPolicy:
     def scores(self, observation: Observation) -> Tensor:
         """Scores of every item, (B, N)."""
         with torch.no_grad():
-            scores: Tensor = self.scorer(features_of(observation))
+            scores: Tensor = self.scorer(observation)
         return scores
 
     def probabilities(self, observation: Observation) -> Tensor:

@@ -3,34 +3,108 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from agents.bridge import SessionsVecEnv, layout_of
+from agents.layout import Layout
+from agents.networks import Critic, ItemScorer, spread_gain
 from recgym.backbones.backbone import Backbone
 from recgym.env.session import Sessions
 from recgym.policy import StoredPolicy
-from recgym.types import Transitions
+from recgym.random import session_keys
+from recgym.rollout import collect
+from recgym.types import Policy, Transitions
+
+_PROBES = 256
+"""Fresh sessions whose states say how far the backbone's scores spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What an agent learns from."""
+    """What an agent learns from: users behind a platform's surface, and what the platform knows of its items."""
 
     sessions: Sessions[Any]
-    """Simulated users behind the platform's surface; agents that learn from logs alone never step it."""
-    backbone: Backbone
-    """The platform's encoder, whose states the policy reads and whose item vectors its head starts from."""
+    """Simulated users, learned or known; agents that learn from logs alone never step them."""
+    backbone: Backbone | None = None
+    """The platform's encoder, whose states the policy reads and whose item vectors its head starts from; None: the
+    state is what the users show, and item vectors are learned from nothing."""
     logged: Transitions | None = None
     """Transitions for agents that learn from logs (CQL)."""
+    history: int = 0
+    """Items of the visible history that the policy reads beside the state, L: for known worlds that keep one."""
+
+    @property
+    def slate_size(self) -> int:
+        """Items shown at each step, K."""
+        return self.sessions.config.slate_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where users and networks live."""
+        return self.sessions.device
+
+    def layout(self, slate_size: int | None = None) -> Layout:
+        """How an observation stands in a row, with slates of another size where one is given."""
+        return layout_of(self._platform(slate_size), self.history)
+
+    def environment(self, num_envs: int, seed: int, *, slate_size: int | None = None) -> VecEnv:
+        """Sessions side by side that restart where they end, for training."""
+        return SessionsVecEnv(self._platform(slate_size), num_envs, seed=seed, history=self.history)
+
+    def scorer(self, *, gain: float = 1.0, slate_size: int | None = None, **fields: Any) -> ItemScorer:
+        """A fresh network: the backbone's own ranking where there is one, else zero scores.
+
+        Its weights are drawn from torch's generator.
+
+        Args:
+            gain: scale of the scores.
+            slate_size: as in `layout`.
+            **fields: arguments of `ItemScorer`.
+        """
+        layout = self.layout(slate_size)
+        if self.backbone is None:
+            return ItemScorer(layout, **fields).to(self.device)
+        return ItemScorer(layout, *self.item_vectors(), gain=gain, **fields).to(self.device)
+
+    def critic(self, *, hidden: int, slate_size: int | None = None, outputs: int = 1) -> Critic:
+        """A fresh network for values of states, drawn from torch's generator."""
+        return Critic(self.layout(slate_size), hidden=hidden, outputs=outputs).to(self.device)
 
     def item_vectors(self) -> tuple[Tensor, Tensor]:
-        """The backbone's item vectors (N, D) and biases (N,), detached copies on the CPU."""
+        """The backbone's item vectors (N, D) and biases (N,), detached copies on the CPU.
+
+        Raises:
+            ValueError: the task has no backbone.
+        """
+        if self.backbone is None:
+            raise ValueError("the task has no backbone, and so no item vectors: give Task(backbone=...)")
         with torch.no_grad():
             return self.backbone.item_vectors().float().cpu().clone(), self.backbone.item_bias().float().cpu().clone()
+
+    def value_gain(self, spread: float, seed: int) -> float:
+        """The gain at which the backbone's scores of fresh states deviate by `spread`, in reward; 1 without one."""
+        if self.backbone is None:
+            return 1.0
+        state = self.sessions.observe(self.sessions.reset(session_keys(seed, _PROBES)), "state").state
+        assert state is not None
+        return spread_gain(state.cpu(), *self.item_vectors(), spread)
+
+    def judge(self, policy: Policy, sessions: int, seed: int) -> float:
+        """Mean return of `policy` over so many sessions of users that training never meets."""
+        return float(collect(self.sessions, policy, num_sessions=sessions, seed=seed).returns.mean())
+
+    def _platform(self, slate_size: int | None) -> Sessions[Any]:
+        if slate_size is None or slate_size == self.slate_size:
+            return self.sessions
+        config = replace(self.sessions.config, slate_size=slate_size)
+        return type(self.sessions)(self.sessions.users, config, encoder=self.sessions.encoder)
 
 
 class Agent(Protocol):
@@ -75,7 +149,16 @@ def make_agent(name: str, **fields: Any) -> Agent:
     Raises:
         ValueError: no agent has that name.
     """
+    return cast("Agent", agent_class(name)(**fields))
+
+
+def agent_class(name: str) -> Callable[..., Any]:
+    """The config class of the agent called `name`.
+
+    Raises:
+        ValueError: no agent has that name.
+    """
     if name not in AGENTS:
         raise ValueError(f"no agent is called {name!r}; known: {', '.join(sorted(AGENTS))}")
     module, _, attribute = AGENTS[name].partition(":")
-    return cast("Agent", getattr(importlib.import_module(module), attribute)(**fields))
+    return cast("Callable[..., Any]", getattr(importlib.import_module(module), attribute))

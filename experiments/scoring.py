@@ -205,7 +205,7 @@ def _off_policy(
     """IPS, SNIPS, DR and FQE of the value of a session and of one impression, on the logged test sessions."""
     test = sessions_of(loaded.sequences, loaded.roles, TEST)
     logged = logged_transitions(
-        loaded.sequences, test, loaded.users.backbone, sessions.weights, history=policy.reads == "history"
+        loaded.sequences, test, loaded.users.backbone, sessions.weights, history=policy.reads != "state"
     )
     answers = []
     for per in ("session", "step"):

@@ -122,9 +122,12 @@ def rank_policy(
 
     def ranker(items: Tensor, feedback: Tensor, asked: IntArray) -> Tensor:
         context = torch.from_numpy((sequences.place[asked] / CONTEXT_STEPS).astype(np.float32)).unsqueeze(1)
-        if policy.reads == "state":
-            return policy.scores(Observation(context, state=backbone.prefill(items, feedback).state))
-        return policy.scores(Observation(context, items=items, feedback=feedback))
+        seen = Observation(context)
+        if policy.reads != "history":
+            seen = seen._replace(state=backbone.prefill(items, feedback).state)
+        if policy.reads != "state":
+            seen = seen._replace(items=items, feedback=feedback)
+        return policy.scores(seen)
 
     return rank_targets(
         ranker, sequences, steps, length=backbone.config.length, mask_seen=mask_seen, negatives=negatives, seed=seed

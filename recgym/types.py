@@ -19,7 +19,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 FeedbackType = Literal["binary", "real"]
-Reads = Literal["state", "history"]
+Reads = Literal["state", "history", "all"]
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -79,7 +79,7 @@ class Policy(Protocol):
 
     @property
     def reads(self) -> Reads:
-        """Which part of the observation it needs: "state" or "history"."""
+        """Which part of the observation it needs: "state", "history" (items and feedback) or "all"."""
         ...
 
     def scores(self, observation: Observation) -> Tensor:

@@ -143,15 +143,17 @@ class Sessions(Generic[S]):
 
         Where the users bring candidates, their features stand in the state too, behind the users' visible vector.
         """
-        context = self.context(state)
-        mask = None if state.shown is None else ~state.shown
-        if reads == "state":
+        found = Observation(self.context(state), mask=None if state.shown is None else ~state.shown)
+        if reads != "history":
             if state.encoded is not None:
-                return Observation(context, state=state.encoded.state, mask=mask)
-            seen = self.users.visible(state.users)
-            return Observation(context, state=_joined(seen), mask=mask, candidates=seen.candidates)
-        items, feedback = self.users.history(state.users)
-        return Observation(context, items=items, feedback=feedback, mask=mask)
+                found = found._replace(state=state.encoded.state)
+            else:
+                seen = self.users.visible(state.users)
+                found = found._replace(state=_joined(seen), candidates=seen.candidates)
+        if reads != "state":
+            items, feedback = self.users.history(state.users)
+            found = found._replace(items=items, feedback=feedback)
+        return found
 
     def context(self, state: SessionState) -> Tensor:
         """Slates of this session in hundreds, (B, 1)."""

@@ -17,6 +17,7 @@ from recgym.files import FormatError
 from recgym.policy import load_policy, save_policy
 from recgym.random import session_keys
 from recgym.types import Observation
+from tests.agents.tiny import TINY
 
 pytestmark = [
     pytest.mark.experiments,
@@ -24,19 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
-TINY: dict[str, dict[str, Any]] = {
-    "dqn": {
-        "total_steps": 256,
-        "num_envs": 8,
-        "learning_starts": 64,
-        "gradient_steps": 2,
-        "batch_size": 16,
-        "segments": 4,
-    },
-    "ppo": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "epochs": 1, "segments": 4},
-    "a2c": {"total_steps": 256, "num_envs": 8, "rollout": 4, "segments": 4},
-    "cql": {"updates": 40, "batch_size": 16, "segments": 4},
-}
 
 
 @pytest.fixture(params=sorted(AGENTS))

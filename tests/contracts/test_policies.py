@@ -14,6 +14,7 @@ from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
 from agents.choice import sample_items, softmax_probabilities, top_items
 from agents.explore_then_commit import ExploreThenCommit
 from agents.item_knn import ItemKNN, nearest_items
+from agents.layout import Layout
 from agents.networks import ItemScorer
 from agents.scoring import ScoringPolicy
 from recgym.checks import check_policy
@@ -27,10 +28,11 @@ from tests.users.small import small_users
 LOG: Sequences = sequences([[1, 2, 3], [1, 2, 4], [5, 2], [1]], 12)
 ROLES = np.zeros(9, np.int8)
 BACKBONE = small_users().backbone
+LAYOUT = Layout(num_items=12, state_width=8)
 
 
 def built(slate_size: int) -> dict[str, StoredPolicy]:
-    scorer = ItemScorer(8, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), hidden=4)
+    scorer = ItemScorer(LAYOUT, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), hidden=4)
     policies: dict[str, Any] = {
         "random": Random(num_items=12, slate_size=slate_size),
         "popularity": Popularity.fit(LOG, ROLES, slate_size=slate_size),
@@ -131,6 +133,6 @@ def test_sampling_follows_the_probabilities() -> None:
 
 
 def test_a_fresh_scorer_ranks_as_the_backbone_does() -> None:
-    scorer = ItemScorer(8, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), gain=0.3)
-    features = torch.randn(5, 9)
-    torch.testing.assert_close(scorer(features), 0.3 * BACKBONE.scores(features[:, :8]))
+    scorer = ItemScorer(LAYOUT, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), gain=0.3)
+    state = torch.randn(5, 8)
+    torch.testing.assert_close(scorer(Observation(torch.zeros(5, 1), state=state)), 0.3 * BACKBONE.scores(state))

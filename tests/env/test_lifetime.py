@@ -237,9 +237,7 @@ def test_stable_baselines_lives_on_across_sessions() -> None:
     pytest.importorskip("stable_baselines3")
     from agents.bridge import SessionsVecEnv
 
-    lives = Lifetimes(
-        returning_users(), LifetimeConfig(session_steps=3, horizon_days=6.0, repeats="mask", slate_size=2)
-    )
+    lives = Lifetimes(returning_users(), LifetimeConfig(session_steps=3, horizon_days=6.0, repeats="mask"))
     env = SessionsVecEnv(lives, 8, seed=0)
     assert isinstance(env.sessions, Lifetimes)
     observation = env.reset()

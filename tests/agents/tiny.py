@@ -1,0 +1,15 @@
+"""Settings with which each agent trains in a second, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OFF_POLICY: dict[str, Any] = {
+    "total_steps": 256, "num_envs": 8, "learning_starts": 64, "gradient_steps": 2, "batch_size": 16, "segments": 4,
+}  # fmt: skip
+TINY: dict[str, dict[str, Any]] = {
+    "dqn": {**OFF_POLICY, "dueling": True, "priority": 0.6, "steps": 2},
+    "ppo": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "epochs": 1, "segments": 4},
+    "a2c": {"total_steps": 256, "num_envs": 8, "rollout": 4, "segments": 4},
+    "cql": {"updates": 40, "batch_size": 16, "segments": 4},
+}
