@@ -17,7 +17,7 @@ def allow(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def best_value(values: Tensor, scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Values (B, N) of the allowed items that `scores` (B, N) hold best, (B,); 0 where nothing may be shown any more."""
+    """Values (B, N) of the allowed items that `scores` (B, N) hold best, (B,); 0 where none is left."""
     best = allow(scores, mask).argmax(1, keepdim=True)  # (B, 1)
     found = values.gather(1, best)[:, 0]
     return found if mask is None else torch.where(mask.any(1), found, torch.zeros_like(found))
