@@ -120,3 +120,11 @@ def check_shares(config: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}, expected a number in [0, 1]")
+
+
+def even_batch(total: int, most: int) -> int:
+    """The largest batch of at most `most` that divides `total`."""
+    parts = -(-total // most)
+    while total % parts:
+        parts += 1
+    return total // parts

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import stable_baselines3
 
 from agents.actor_critic import ItemActorCritic, networks, scorer_of
-from agents.learning import check_counts, check_shares
+from agents.learning import check_counts, check_shares, even_batch
 from agents.sb3 import train
 from agents.scoring import ScoringPolicy
 from agents.task import Task
@@ -31,7 +31,7 @@ class PPO:
     rollout: int = 16
     """Steps of each environment between updates."""
     batch_size: int = 512
-    """Steps in a gradient step."""
+    """Steps in a gradient step, at most: a rollout is cut into equal batches."""
     epochs: int = 3
     """Passes over each rollout."""
     learning_rate: float = 2e-3
@@ -74,7 +74,7 @@ class PPO:
         def model(env: Any) -> stable_baselines3.PPO:
             return stable_baselines3.PPO(
                 ItemActorCritic, env, learning_rate=self.learning_rate, n_steps=self.rollout,
-                batch_size=min(self.batch_size, self.num_envs * self.rollout), n_epochs=self.epochs,
+                batch_size=even_batch(self.num_envs * self.rollout, self.batch_size), n_epochs=self.epochs,
                 gamma=self.discount, gae_lambda=self.gae_lambda, clip_range=self.clip_range,
                 ent_coef=self.entropy_weight, vf_coef=self.value_weight, device=task.device,
                 policy_kwargs=networks(task, hidden=self.hidden, temperature=self.temperature),

@@ -40,6 +40,9 @@ class Task:
     history: int = 0
     """Items of the visible history that the policy reads beside the state, L: for known worlds that keep one."""
 
+    item_width: int = 32
+    """Width of item vectors that are learned from nothing, E."""
+
     @property
     def slate_size(self) -> int:
         """Items shown at each step, K."""
@@ -70,7 +73,7 @@ class Task:
         """
         layout = self.layout(slate_size)
         if self.backbone is None:
-            return ItemScorer(layout, **fields).to(self.device)
+            return ItemScorer(layout, item_width=self.item_width, **fields).to(self.device)
         return ItemScorer(layout, *self.item_vectors(), gain=gain, **fields).to(self.device)
 
     def critic(self, *, hidden: int, slate_size: int | None = None, outputs: int = 1) -> Critic:

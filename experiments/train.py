@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from agents import AGENTS, Task, make_agent
+import tyro
+
+from agents import AGENTS, Task
+from experiments.bench.agents import table
+from experiments.contest import OFFLINE, Contest, configured
 from experiments.fit import load_run, platform
 from experiments.pool import run_jobs
 from experiments.runs import Run
@@ -15,19 +19,23 @@ from recgym.backbones.backbone import fingerprint
 from recgym.logs.splits import TRAIN, sessions_of
 from recgym.policy import load_policy, save_policy
 from recgym.rollout import logged_transitions
-
-OFFLINE = ("cql",)
-"""Agents that learn from logged transitions alone."""
+from simulators import WORLDS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train agents on what `fit` left in a run folder."""
+    """Train agents on what `fit` left in a run folder, or in a known world."""
 
-    out: Path
-    """Run folder."""
-    agents: tuple[str, ...] = ("dqn", "ppo", "a2c", "cql")
+    agents: tyro.conf.Positional[tuple[str, ...]] = ("dqn", "ppo", "a2c", "cql")
     """Which agents."""
+    out: Path
+    """Run folder, or a folder for what is trained in a world."""
+    world: str | None = None
+    """Train in this known world, and print what the agents earn there, beside its band."""
+    path: Path | None = None
+    """Folder of a world that reads files of yours ("coat")."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Fields of the agents' configs that should differ from their defaults, such as total-steps 20000 hidden 128."""
     seeds: int = 5
     """Training seeds 0, 1, ... of each agent: intervals need at least five."""
     reward: dict[str, float] = field(default_factory=dict)
@@ -46,12 +54,21 @@ class Train:
         for name in self.agents:
             if name not in AGENTS:
                 raise ValueError(f"no agent is called {name!r}; there are {', '.join(sorted(AGENTS))}")
+        if self.world is not None and self.world not in WORLDS:
+            raise ValueError(f"no world is called {self.world!r}; there are {', '.join(sorted(WORLDS))}")
         for name in ("seeds", "max_steps", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
 
     def __call__(self) -> None:
         """Run the stage."""
+        if self.world is not None:
+            contest = Contest(
+                out=self.out, agents=self.agents, settings=self.settings, path=self.path, seeds=self.seeds,
+                processes=self.processes,
+            )  # fmt: skip
+            print(table(self.world, contest.in_world(self.world), contest))
+            return
         run = Run(self.out)
         load_run(run)  # says at once what is missing
         jobs = [(name, seed) for seed in range(self.seeds) for name in self.agents]
@@ -80,7 +97,7 @@ def train_one(settings: Train, job: tuple[str, int]) -> float | None:
     if not settings.resume:
         shutil.rmtree(folder, ignore_errors=True)
     task = Task(sessions=sessions, backbone=loaded.users.backbone, logged=logged)
-    policy = make_agent(name).train(task, seed=seed, folder=folder, resume=settings.resume)
+    policy = configured(name, {}, settings.settings).train(task, seed=seed, folder=folder, resume=settings.resume)
     save_policy(policy, folder, encoder=fingerprint(loaded.users.backbone))
     curve = learning_curve(folder)
     return curve[-1]["session_reward"] if curve else None

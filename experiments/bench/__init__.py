@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import tyro
 
+from experiments.bench.agents import AgentsBench
 from experiments.bench.env import EnvBench
 from experiments.bench.worlds import WorldsBench
 
@@ -16,16 +18,19 @@ class Bench:
     """Measure speed.
 
     "env": the environment against a bare loop of its backbone's step. "worlds": known worlds and learned users,
-    batched, single, in bulk, beside their peers, on a GPU.
+    batched, single, in bulk, beside their peers, on a GPU. "agents": what each reaches where the answer is known.
     """
 
-    what: tyro.conf.Positional[Literal["env", "worlds"]] = "env"
+    what: tyro.conf.Positional[Literal["env", "worlds", "agents"]] = "env"
     """Which benchmark."""
     env: EnvBench = field(default_factory=EnvBench)
     """Settings of the benchmark "env"."""
     worlds: WorldsBench = field(default_factory=WorldsBench)
     """Settings of the benchmark "worlds"."""
+    agents: AgentsBench = field(default_factory=AgentsBench)
+    """Settings of the benchmark "agents"."""
 
     def __call__(self) -> None:
         """Run the benchmark."""
-        (self.env if self.what == "env" else self.worlds)()
+        benchmarks: dict[str, Callable[[], None]] = {"env": self.env, "worlds": self.worlds, "agents": self.agents}
+        benchmarks[self.what]()

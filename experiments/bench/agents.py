@@ -1,0 +1,80 @@
+"""The agents in worlds with a known answer, beside the trivial policies and the ceiling: one table a world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.contest import Contest
+from experiments.presets import PRESETS
+from experiments.runs import versions
+from recgym.files import write_bytes, write_json
+from recgym.ope.intervals import Interval
+from simulators import WORLDS
+
+HEAD = ("policy", "reward", "minus rule", "minus myopic", "minus random", "steps", "minutes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentsBench:
+    """Train and score agents in known worlds; what stands in `contest.out` is kept, so an interrupted bench goes on."""
+
+    worlds: tuple[str, ...] = ()
+    """Which worlds; none: all that have presets and need no files, and those with files where --path is given."""
+    contest: Contest = field(default_factory=lambda: Contest(out=Path("runs/bench-agents")))
+    """Who competes, and how they are scored."""
+    markdown: Path | None = None
+    """Write the tables here too."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in self.worlds:
+            if name not in WORLDS:
+                raise ValueError(f"no world is called {name!r}; there are {', '.join(sorted(WORLDS))}")
+
+    def __call__(self) -> None:
+        """Run the benchmark."""
+        worlds = self.worlds or tuple(
+            name for name in PRESETS if self.contest.path is not None or not WORLDS[name].files
+        )
+        parts, figures = [], {}
+        for world in worlds:
+            rows = self.contest.in_world(world)
+            figures[world] = {name: _plain(row) for name, row in rows.items()}
+            parts.append(table(world, rows, self.contest))
+            print(parts[-1], flush=True)
+        about = {"format": "recgym-agents", "version": 1, "versions": versions(), "seeds": self.contest.seeds}
+        write_json(self.contest.out / "agents.json", {**about, "sessions": self.contest.sessions, "worlds": figures})
+        if self.markdown is not None:
+            write_bytes(self.markdown, ("\n".join(parts)).encode())
+
+
+def table(world: str, rows: dict[str, dict[str, Any]], contest: Contest) -> str:
+    """One world as a Markdown table, best reward first."""
+    lines = [
+        f"### {world}",
+        f"slate {WORLDS[world].slate_size}, {contest.sessions} sessions, {contest.seeds} seeds; 95% intervals over "
+        f"seeds and users, differences on the same users. {WORLDS[world].source}".rstrip(),
+        "",
+        "| " + " | ".join(HEAD) + " |",
+        "|---" * len(HEAD) + "|",
+    ]
+    for name in sorted(rows, key=lambda name: -rows[name]["reward"].value):
+        row = rows[name]
+        trained = "steps" in row
+        cells = [f"**{name}**" if trained else name, _cell(row["reward"])]
+        cells += [_cell(row[column], sign=True) for column in HEAD[2:5]]
+        cells += [f"{row['steps']:,}", f"{row['minutes']:.1f}"] if trained else ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(found: Interval, *, sign: bool = False) -> str:
+    digits = ".4g" if abs(found.value) >= 10 else ".3g"
+    plus = "+" if sign else ""
+    return f"{found.value:{plus}{digits}} [{found.low:{plus}{digits}}, {found.high:{plus}{digits}}]"
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: vars(value) if isinstance(value, Interval) else value for key, value in row.items()}
