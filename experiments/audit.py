@@ -26,11 +26,11 @@ from experiments.truth import true_sessions
 from recgym.backbones.training import TrainingConfig, train_backbone
 from recgym.env.session import Sessions
 from recgym.files import read_json, write_json
-from recgym.logs.splits import TRAIN, VALIDATION
+from recgym.logs.splits import TRAIN, VALIDATION, Roles
 from recgym.ope.intervals import seeds_and_users, t_interval
 from recgym.random import fold, session_keys, uniform
 from recgym.rollout import collect
-from recgym.types import BoolArray, DoubleArray, Policy
+from recgym.types import DoubleArray, Policy
 from recgym.users.config import UserConfig
 from recgym.users.fitting import fit_users
 from recgym.users.learned import LearnedUsers
@@ -98,12 +98,13 @@ class Halves:
 def halves(run: Run, *, seed: int, ensemble: int) -> Halves:
     """Learn both sets of users; `seed` decides which users go where, and both fits."""
     loaded = load_run(run)
-    draw = uniform(fold(session_keys(seed, 1), 5), loaded.sequences.num_users)[0].numpy()
-    in_a: BoolArray = draw < np.median(draw)
     found = [
-        _learn(run, loaded, half, seed=10 * seed + place, ensemble=ensemble if place == 0 else 0)
-        for place, half in enumerate((in_a, ~in_a))
-    ]
+        learn_half(
+            run, loaded, half_roles(loaded, first=place == 0, seed=seed), seed=10 * seed + place,
+            ensemble=ensemble if place == 0 else 0,
+        )
+        for place in range(2)
+    ]  # fmt: skip
     a, b = found
     plain = platform(a, reward=None, max_steps=50).config
     worlds: dict[str, Sessions[Any]] = {
@@ -116,11 +117,17 @@ def halves(run: Run, *, seed: int, ensemble: int) -> Halves:
     return Halves(standard_policies(loaded._replace(users=a)), a, worlds)
 
 
-def _learn(run: Run, loaded: Loaded, half: BoolArray, *, seed: int, ensemble: int) -> LearnedUsers:
-    """Backbone and users from the training and validation steps of half of the users, (U,)."""
-    sequences, roles = loaded.sequences, loaded.roles
-    mine = half[sequences.user_of_step]
-    kept = np.where(mine | ~np.isin(roles, (TRAIN, VALIDATION)), roles, _LEFT_OUT).astype(roles.dtype)
+def half_roles(loaded: Loaded, *, first: bool, seed: int) -> Roles:
+    """Roles (M,) in which the training and validation steps of the other half of the users are left out."""
+    draw = uniform(fold(session_keys(seed, 1), 5), loaded.sequences.num_users)[0].numpy()
+    mine = ((draw < np.median(draw)) == first)[loaded.sequences.user_of_step]
+    roles = loaded.roles
+    return np.where(mine | ~np.isin(roles, (TRAIN, VALIDATION)), roles, _LEFT_OUT).astype(roles.dtype)
+
+
+def learn_half(run: Run, loaded: Loaded, kept: Roles, *, seed: int, ensemble: int) -> LearnedUsers:
+    """Backbone and users from the training and validation steps that `kept` leaves, (M,)."""
+    sequences = loaded.sequences
     folder = run.folder / "audit" / f"backbone-{seed}"
     config = loaded.users.backbone.config
     trained = train_backbone(sequences, kept, config, TrainingConfig(seed=seed), folder=folder, resume=True)

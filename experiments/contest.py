@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,7 +106,7 @@ class Contest:
 
     def about(self, world: str, name: str) -> dict[str, Any]:
         """All that a result depends on beside the seed."""
-        return {"agent": plain(self.agent(world, name)), "sessions": self.sessions, "logged": self.logged}
+        return {"agent": describe_agent(self.agent(world, name)), "sessions": self.sessions, "logged": self.logged}
 
     def _done(self, world: str, name: str, seed: int) -> bool:
         file = self.folder(world, name, seed) / "result.json"
@@ -125,6 +126,12 @@ class Contest:
             platform = seeing.SeeingSessions(users, config, scorer)
             found[mark] = play(platform, seeing.Oracle(num_items=size, slate_size=slots)).returns
         return found
+
+
+def describe_agent(agent: Any) -> dict[str, Any]:
+    """An agent's config as JSON."""
+    found: dict[str, Any] = json.loads(json.dumps(plain(agent)))
+    return found
 
 
 def configured(name: str, preset: dict[str, Any], settings: dict[str, str]) -> Any:

@@ -40,3 +40,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """Fields of the agents' configs that differ from the defaults, by world and agent."""
+
+LEARNED: dict[str, dict[str, Any]] = {
+    "dqn": {},
+    "ppo": {},
+    "a2c": {},
+    "cql": {},
+}
+"""The same in learned users."""

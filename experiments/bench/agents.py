@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments import tradeoffs
 from experiments.contest import Contest
+from experiments.learned_contest import LearnedContest
 from experiments.presets import PRESETS
 from experiments.runs import versions
 from recgym.files import write_bytes, write_json
@@ -24,8 +26,12 @@ class AgentsBench:
     """Which worlds; none: all that have presets and need no files, and those with files where --path is given."""
     contest: Contest = field(default_factory=lambda: Contest(out=Path("runs/bench-agents")))
     """Who competes, and how they are scored."""
+    runs: tuple[Path, ...] = ()
+    """Run folders that `fit` wrote: agents compete in their learned users too, and there alone if no world is named."""
+    learned: LearnedContest = field(default_factory=LearnedContest)
+    """Who competes in learned users."""
     markdown: Path | None = None
-    """Write the tables here too."""
+    """Write the tables here too; trade-off plots of the runs go beside it."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -38,12 +44,20 @@ class AgentsBench:
         worlds = self.worlds or tuple(
             name for name in PRESETS if self.contest.path is not None or not WORLDS[name].files
         )
-        parts, figures = [], {}
-        for world in worlds:
+        parts: list[str] = []
+        figures: dict[str, Any] = {}
+        for world in worlds if self.worlds or not self.runs else ():
             rows = self.contest.in_world(world)
             figures[world] = {name: _plain(row) for name, row in rows.items()}
             parts.append(table(world, rows, self.contest))
             print(parts[-1], flush=True)
+        for folder in self.runs:
+            rows = self.learned.run(folder)
+            figures[folder.name] = {name: _plain(row) for name, row in rows.items()}
+            parts.append(tradeoffs.table(folder.name, rows))
+            print(parts[-1], flush=True)
+            beside = self.contest.out if self.markdown is None else self.markdown.parent
+            tradeoffs.save(tradeoffs.planes(folder.name, rows), beside / f"tradeoffs-{folder.name}.png")
         about = {"format": "recgym-agents", "version": 1, "versions": versions(), "seeds": self.contest.seeds}
         write_json(self.contest.out / "agents.json", {**about, "sessions": self.contest.sessions, "worlds": figures})
         if self.markdown is not None:

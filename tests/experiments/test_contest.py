@@ -1,0 +1,84 @@
+"""Contests: what stands is kept, differences are paired, tables hold the band; in known worlds and in learned users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.bench.agents import AgentsBench, table
+from experiments.contest import Contest, configured, row, world_task
+from experiments.train import Train
+from recgym.files import FormatError
+from recgym.random import session_keys
+
+pytestmark = [pytest.mark.experiments, pytest.mark.filterwarnings("ignore")]
+QUICK = {"total-steps": "256", "num-envs": "8", "rollout": "8", "segments": "2", "stopping.sessions": "0"}
+WORLD = "long-term-satisfaction-repaired"
+
+
+def test_a_contest_keeps_what_it_has_and_prints_the_band(tmp_path: Path, capsys: Any) -> None:
+    contest = Contest(out=tmp_path, agents=("a2c",), settings=QUICK, seeds=2, sessions=20, processes=1)
+    rows = contest.in_world(WORLD)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("returns.npy")}
+    again = contest.in_world(WORLD)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("returns.npy")} == before
+    assert rows["a2c"]["reward"] == again["a2c"]["reward"]
+    assert rows["a2c"]["steps"] == 256
+    assert list(rows) == ["random", "myopic", "rule", "best known", "a2c"]
+    assert rows["best known"]["minus rule"].value > 0
+    text = table(WORLD, rows, contest)
+    assert "| **a2c** |" in text and "| best known |" in text and "myopic" in text
+    Train(agents=("a2c",), out=tmp_path / "train", world=WORLD, seeds=1, settings=QUICK, processes=1)()
+    assert "| **a2c** |" in capsys.readouterr().out
+
+
+def test_differences_are_paired() -> None:
+    users = np.random.default_rng(0).normal(size=500) * 10
+    band = {name: users + shift for name, shift in (("random", 0.0), ("myopic", 1), ("rule", 2), ("best known", 3))}
+    found = row(np.stack([users + 2.5, users + 2.5]), band)
+    assert found["minus rule"].value == pytest.approx(0.5)
+    assert found["minus rule"].high - found["minus rule"].low < 1e-6 < found["reward"].high - found["reward"].low
+
+
+def test_settings_are_those_of_the_command_line() -> None:
+    agent = configured("ppo", {"hidden": 8}, {"total-steps": "123", "stopping.sessions": "7"})
+    assert (agent.hidden, agent.total_steps, agent.stopping.sessions) == (8, 123, 7)
+    with pytest.raises(SystemExit):
+        configured("ppo", {}, {"no-such-field": "1"})
+
+
+def test_worlds_become_tasks_with_the_history_that_agents_read() -> None:
+    task = world_task("sardine-single-item-bored-inf", logged=5)
+    assert task.layout().history == task.history == 40
+    assert task.logged is not None and task.logged.items is not None
+    assert np.isfinite(task.logged.propensity).all()
+    with pytest.raises(ValueError, match="say where with --path"):
+        world_task("coat")
+
+
+def test_coats_ratings_are_sessions_of_the_users(real_data: Any) -> None:
+    folder = real_data / "coat"
+    task = world_task("coat", path=folder, logged=1)
+    logged, users = task.logged, task.sessions.users
+    assert logged is not None and logged.state is not None and logged.items is not None
+    assert logged.num_episodes == users.num_users
+    assert set(np.bincount(logged.episode).tolist()) == {24}
+    assert logged.truncated.sum() == logged.num_episodes and not logged.terminated.any()
+    inner = np.flatnonzero(~logged.truncated)
+    assert (logged.items[inner + 1, -1] == logged.action[inner, 0]).all()  # the history grows by what was rated
+    fresh = users.visible(users.reset(session_keys(0, 1))).vector.shape[1]
+    assert logged.state.shape[1] == fresh
+
+
+def test_wrong_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no agent is called 'sac'"):
+        Contest(out=tmp_path, agents=("sac",))
+    with pytest.raises(ValueError, match="no world is called 'mars'"):
+        AgentsBench(worlds=("mars",))
+    with pytest.raises(ValueError, match="no world is called 'mars'"):
+        Train(out=tmp_path, world="mars")
+    with pytest.raises(FormatError):
+        AgentsBench(runs=(tmp_path,))()
