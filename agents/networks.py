@@ -3,12 +3,13 @@
     x     = [state, context, bags of the history]                       what is known of the session
     h     = MLP(x)                                                       (B, H)
     q     = s + W_o h + bags W_b                                         (B, E), s the backbone's state or 0
-    score = gain * (q . E_j + b_j) + v(h)                                items of a fixed catalogue
+    score = gain * (q . E_j + b_j) + w_r . past_j + v(h)                 items of a fixed catalogue
     score = w . gelu(A x + C c_j + d * (s W_s . c_j)) + v(h)             candidates with features c_j
 
 So the cost hardly grows with the catalogue: D E + H (D + E) + N E weights, against H N of a plain MLP. With a backbone
 the last layers start at zero and W at the identity: the head starts as the backbone's own ranking. `outputs` above 1
-gives that many scores of every item (atoms or quantiles of a return).
+gives that many scores of every item (atoms or quantiles of a return). `past_j` is what the history's bags weigh item j
+itself with: whether it was shown, how lately, and what came of it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ class History(nn.Module):
 
     def forward(self, observation: Observation, vectors: Tensor) -> Tensor:
         """Bags (B, views, E) of item `vectors` (N, E)."""
+        items, weights = self.weigh(observation)
+        bags: Tensor = torch.bmm(weights, vectors[(items - 1).clamp_min(0)])  # of rows (B, L, E)
+        return bags
+
+    def weigh(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """The history's item ids (B, L), and their weights (B, views, L)."""
         items, feedback = observation.items, observation.feedback
         assert items is not None and feedback is not None
         length = self.weight.shape[1]
@@ -48,12 +55,10 @@ class History(nn.Module):
             missing = length - items.shape[1]
             items = nn.functional.pad(items, (missing, 0))
             feedback = nn.functional.pad(feedback, (0, 0, missing, 0))
-        there = (items > 0).to(vectors.dtype).unsqueeze(2)  # (B, L, 1)
+        there = (items > 0).to(feedback.dtype).unsqueeze(2)  # (B, L, 1)
         amounts = torch.cat([there, feedback.sign() * feedback.abs().log1p() * there], 2)  # (B, L, 1 + F)
-        weights = (self.weight.unsqueeze(2) * amounts.unsqueeze(1)).transpose(2, 3).flatten(1, 2)  # (B, views, L)
-        rows = vectors[(items - 1).clamp_min(0)]  # (B, L, E)
-        bags: Tensor = torch.bmm(weights, rows)
-        return bags
+        weights = self.weight.unsqueeze(2) * amounts.unsqueeze(1)  # (B, 2, L, 1 + F)
+        return items, weights.transpose(2, 3).flatten(1, 2)
 
 
 class Encoder(nn.Module):
@@ -139,6 +144,7 @@ class ItemScorer(nn.Module):
         self.encoder = Encoder(layout, hidden=hidden, item_width=self.item_width, layers=1 if self.from_backbone else 2)
         if self.encoder.history is not None:
             self.recall = _silent(nn.Linear(self.encoder.bags_width, self.item_width, bias=False))
+            self.again = nn.Parameter(torch.zeros(self.encoder.history.views))
         self.value = _silent(nn.Linear(hidden, outputs))
 
     def _build_candidates(self, layout: Layout) -> None:
@@ -184,11 +190,19 @@ class ItemScorer(nn.Module):
             if bags is not None:
                 query = query + self.recall(bags).unsqueeze(1)
             scores = self.gain * (query @ items.T + self.bias).transpose(1, 2)
+            if self.encoder.history is not None:
+                scores = scores + self._of_past(self.encoder.history, observation).unsqueeze(2)
         if self.dueling:
             scores = scores - _mean_allowed(scores, observation.mask)
         scores = scores + self.value(hidden).unsqueeze(1)
         found: Tensor = scores.squeeze(2) if self.outputs == 1 else scores
         return found
+
+    def _of_past(self, history: History, observation: Observation) -> Tensor:
+        """What an item's own past in this history adds to its score, (B, N)."""
+        ids, weights = history.weigh(observation)
+        own = torch.einsum("bvl,v->bl", weights, self.again)
+        return torch.zeros(len(ids), self.num_items + 1, device=ids.device).scatter_add(1, ids, own)[:, 1:]
 
     def _of_candidates(self, observation: Observation, hidden: Tensor, state: Tensor) -> Tensor:
         features = observation.candidates

@@ -13,6 +13,7 @@ from experiments.contest import Contest, configured, row, world_task
 from experiments.train import Train
 from recgym.files import FormatError
 from recgym.random import session_keys
+from simulators.coat import Coat
 
 pytestmark = [pytest.mark.experiments, pytest.mark.filterwarnings("ignore")]
 QUICK = {"total-steps": "256", "num-envs": "8", "rollout": "8", "segments": "2", "stopping.sessions": "0"}
@@ -63,6 +64,7 @@ def test_coats_ratings_are_sessions_of_the_users(real_data: Any) -> None:
     folder = real_data / "coat"
     task = world_task("coat", path=folder, logged=1)
     logged, users = task.logged, task.sessions.users
+    assert isinstance(users, Coat)
     assert logged is not None and logged.state is not None and logged.items is not None
     assert logged.num_episodes == users.num_users
     assert set(np.bincount(logged.episode).tolist()) == {24}
