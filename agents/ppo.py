@@ -44,6 +44,8 @@ class PPO:
     """How far the probability ratio may move an update, epsilon."""
     entropy_weight: float = 0.003
     """Weight of the entropy bonus."""
+    anneal: bool = False
+    """Let the step size and the entropy bonus fall to 0 over the run, linearly."""
     value_weight: float = 0.5
     """Weight of the critic's squared error."""
     temperature: float = 1.0
@@ -72,8 +74,9 @@ class PPO:
         """Train in `task.sessions`; see `agents.task.Agent`."""
 
         def model(env: Any) -> stable_baselines3.PPO:
-            return stable_baselines3.PPO(
-                ItemActorCritic, env, learning_rate=self.learning_rate, n_steps=self.rollout,
+            step_size = (lambda left: self.learning_rate * left) if self.anneal else self.learning_rate
+            return (_Annealed if self.anneal else stable_baselines3.PPO)(
+                ItemActorCritic, env, learning_rate=step_size, n_steps=self.rollout,
                 batch_size=even_batch(self.num_envs * self.rollout, self.batch_size), n_epochs=self.epochs,
                 gamma=self.discount, gae_lambda=self.gae_lambda, clip_range=self.clip_range,
                 ent_coef=self.entropy_weight, vf_coef=self.value_weight, device=task.device,
@@ -85,3 +88,13 @@ class PPO:
             return ScoringPolicy(scorer=scorer, name="ppo", choice=self.choice, slate_size=task.slate_size)
 
         return train(self, model, policy, task, seed=seed, folder=folder, resume=resume, progress=progress)
+
+
+class _Annealed(stable_baselines3.PPO):
+    """SB3's PPO whose entropy bonus falls with what is left of the run, as its step size can by itself."""
+
+    def train(self) -> None:
+        first = self.ent_coef
+        self.ent_coef = first * self._current_progress_remaining
+        super().train()
+        self.ent_coef = first

@@ -9,7 +9,15 @@ OFF_POLICY: dict[str, Any] = {
 }  # fmt: skip
 TINY: dict[str, dict[str, Any]] = {
     "dqn": {**OFF_POLICY, "dueling": True, "priority": 0.6, "steps": 2},
-    "ppo": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "epochs": 1, "segments": 4},
+    "ppo": {
+        "total_steps": 256,
+        "num_envs": 8,
+        "rollout": 8,
+        "batch_size": 16,
+        "epochs": 1,
+        "segments": 4,
+        "anneal": True,
+    },
     "a2c": {"total_steps": 256, "num_envs": 8, "rollout": 4, "segments": 4},
     "cql": {"updates": 40, "batch_size": 16, "segments": 4},
 }
