@@ -30,6 +30,15 @@ for _name, _entry_point in BASELINES.items():
     register_policy(_name, _entry_point)
 
 register_policy("scoring", "agents.scoring:ScoringPolicy")
+register_policy("over-catalogue", "agents.over_catalogue:OverCatalogue")
 for _name in ("dqn", "ppo", "a2c", "cql"):
     register_agent(_name, f"agents.{_name}:{_name.upper()}")
     register_policy(_name, "agents.scoring:ScoringPolicy")
+
+for _name, _agent, _policy in (
+    ("epsilon_greedy", "EpsilonGreedy", "MeanReward"),
+    ("linucb", "LinUCB", "LinearBound"),
+    ("linear_ts", "LinearTS", "PosteriorDraws"),
+):
+    register_agent(_name, f"agents.{_name}:{_agent}")
+    register_policy(_name, f"agents.{_name}:{_policy}")

@@ -39,9 +39,16 @@ class Task:
     """Transitions for agents that learn from logs (CQL)."""
     history: int = 0
     """Items of the visible history that the policy reads beside the state, L: for known worlds that keep one."""
-
     item_width: int = 32
     """Width of item vectors that are learned from nothing, E."""
+
+    def __post_init__(self) -> None:
+        """Refuse a backbone beside candidates, whose features hold all that it knows of items."""
+        if self.backbone is not None and layout_of(self.sessions).candidate_width:
+            raise ValueError(
+                "each step brings candidates, which are scored by their features: give the task no backbone "
+                "(a retriever's candidates hold its item vectors)"
+            )
 
     @property
     def slate_size(self) -> int:

@@ -52,6 +52,7 @@ class Observation(NamedTuple):
     feedback: Tensor | None = None  # (B, L, F) float32: feedback of each of those items
     mask: Tensor | None = None  # (B, N) bool: True where the item may be shown; None: all may
     candidates: Tensor | None = None  # (B, N, X) float32: features of fresh candidates; None: a fixed catalogue
+    offered: Tensor | None = None  # (B, N) int64: ids of the candidates in the catalogue, where a retriever chose them
 
 
 class Visible(NamedTuple):
@@ -59,6 +60,7 @@ class Visible(NamedTuple):
 
     vector: Tensor  # (B, D) float32
     candidates: Tensor | None = None  # (B, N, X) float32: features of the items, where each step brings new ones
+    offered: Tensor | None = None  # (B, N) int64: their ids in the catalogue, where a retriever chose them
 
 
 class Response(NamedTuple):

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from recgym.backbones.backbone import Backbone
+from recgym.backbones.following import begin, follow
 from recgym.random import session_keys
 from recgym.settings import check_numbers
 from recgym.types import Observation, Reads, Response, Visible
 from recgym.users.model import UserModel
+from recgym.users.retrieved import Retrieved
 
 S = TypeVar("S")
 Repeats = Literal["allow", "mask", "refuse"]
@@ -102,6 +104,9 @@ class Sessions(Generic[S]):
         """
         self.users, self.config, self.encoder = users, config or SessionConfig(), encoder
         self.num_items = users.num_items
+        known: Any = users
+        self._retrieves = isinstance(known, Retrieved)
+        self.catalogue_size: int = known.catalogue_size if self._retrieves else users.num_items
         names = [kind.name for kind in users.kinds]
         weights = {names[0]: 1.0} if self.config.reward is None else dict(self.config.reward)
         for name in weights:
@@ -125,7 +130,7 @@ class Sessions(Generic[S]):
         if probe.candidates is not None and (encoder is not None or self.config.repeats != "allow"):
             raise ValueError(
                 "these users bring new candidates each step, whose numbers mean nothing later: "
-                "use repeats='allow' and no encoder"
+                "use repeats='allow' and no encoder (a retriever masks repeats itself: Retrieved(repeats='mask'))"
             )
 
     def reset(self, keys: Tensor) -> SessionState:
@@ -134,8 +139,7 @@ class Sessions(Generic[S]):
         users = self.users.reset(keys)
         encoded = None
         if self.encoder is not None:
-            with torch.no_grad():
-                encoded = self.encoder.prefill(*self._recent(users))
+            encoded = begin(self.encoder, *self.users.history(users))
         return SessionState(users, torch.zeros_like(keys), self._mask_at_start(users), encoded)
 
     def observe(self, state: SessionState, reads: Reads = "state") -> Observation:
@@ -149,7 +153,7 @@ class Sessions(Generic[S]):
                 found = found._replace(state=state.encoded.state)
             else:
                 seen = self.users.visible(state.users)
-                found = found._replace(state=_joined(seen), candidates=seen.candidates)
+                found = found._replace(state=_joined(seen), candidates=seen.candidates, offered=seen.offered)
         if reads != "state":
             items, feedback = self.users.history(state.users)
             found = found._replace(items=items, feedback=feedback)
@@ -196,25 +200,18 @@ class Sessions(Generic[S]):
         shown = None if state.shown is None else state.shown.scatter_(1, slates - 1, True)
         encoded = state.encoded
         if self.encoder is not None:
-            encoded = self._advance(encoded, slates, response.feedback)
+            exposures = bool(getattr(self.users, "exposures", True))
+            encoded = follow(self.encoder, encoded, slates, feedback, exposures=exposures)
         outcome = Outcome(reward, terms, response.leaves, truncated, response)
         return SessionState(users, steps, shown, encoded), outcome
 
-    def _advance(self, encoded: Any, slates: Tensor, feedback: Tensor) -> Any:
-        """Let the platform's encoder read what happened; unseen choices do not enter logs without exposures."""
-        assert self.encoder is not None
-        entering = slates if getattr(self.users, "exposures", True) else slates * (feedback[:, :, 0] > 0)
-        with torch.no_grad():
-            for slot in range(slates.shape[1]):
-                encoded, _ = self.encoder.advance(encoded, entering[:, slot], feedback[:, slot])
-        return encoded
+    def offered(self, state: Any) -> Tensor | None:
+        """Ids (B, C) of the items on offer, where a retriever stands between; None: the whole catalogue."""
+        return state.users.offered if self._retrieves else None
 
-    def _recent(self, users: S) -> tuple[Tensor, Tensor]:
-        """As much of the visible history as the encoder reads."""
-        assert self.encoder is not None
-        items, feedback = self.users.history(users)
-        length = min(self.encoder.config.length, items.shape[1])
-        return items[:, -length:], feedback[:, -length:]
+    def items_of(self, state: Any, slates: Tensor) -> Tensor:
+        """The catalogue's ids of `slates` (B, K), which are places among the offered behind a retriever."""
+        return slates if (ids := self.offered(state)) is None else ids.gather(1, slates - 1)
 
     def _mask_at_start(self, users: S) -> Tensor | None:
         """Items that may not be shown in a fresh session, (B, N)."""

@@ -11,7 +11,7 @@ import torch
 
 from recgym.backbones.backbone import Backbone
 from recgym.env.render import Shown, draw, write
-from recgym.env.resolve import resolve_encoder, resolve_users
+from recgym.env.resolve import resolve_sessions
 from recgym.env.session import Repeats, SessionConfig, Sessions
 from recgym.env.spaces import Surface
 from recgym.random import fold, session_keys
@@ -49,6 +49,9 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
     observation: "state" or "history".
     encoder: the platform's own backbone (or its folder), where it should differ from the one inside the users.
     slate_size: items a step.
+    candidates: items that a retriever offers at each step, C; actions are places 0..C-1 among them, whose features
+        stand behind the state and whose ids are in `info["candidates"]` (and in the observation "history"). None: all.
+    explore: share of the candidates that is drawn uniformly; the others are the encoder's best.
     reward: weight of each kind of feedback.
     repeats: "allow", "mask" (`info["action_mask"]`) or "refuse" with an error.
     max_steps: steps before truncation.
@@ -69,6 +72,8 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
         observation: Reads = "state",
         encoder: str | Path | Backbone | None = None,
         slate_size: int = 1,
+        candidates: int | None = None,
+        explore: float = 0.0,
         reward: Mapping[str, float] | None = None,
         repeats: Repeats = "allow",
         max_steps: int = 50,
@@ -84,7 +89,9 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
             config = SessionConfig(
                 slate_size=slate_size, reward=reward, repeats=repeats, max_steps=max_steps, pessimism=pessimism
             )
-            sessions = Sessions(resolve_users(users, device=device), config, encoder=resolve_encoder(encoder))
+            sessions = resolve_sessions(
+                users, config, encoder=encoder, candidates=candidates, explore=explore, device=device
+            )
         self.sessions: Sessions[Any] = sessions
         self.surface = Surface(self.sessions, observation)
         self.observation_space, self.action_space = self.surface.observation_space, self.surface.action_space
@@ -117,12 +124,13 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
         if self._state is None:
             raise RuntimeError("call reset before step")
         slates = self.surface.slate(action)
+        shown = self.sessions.items_of(self._state, slates).tolist()[0] if self.render_mode is not None else []
         with torch.inference_mode():  # a fifth faster than without gradients alone; nothing of it leaves this object
             self._state, outcome = self.sessions.step(self._state, slates, checked=True)
             feedback = outcome.response.feedback.cpu().numpy()[0]
             observation = self._observe()
         if self.render_mode is not None:
-            self._record.append(Shown(slates[0].tolist(), feedback.tolist(), bool(outcome.terminated)))
+            self._record.append(Shown(shown, feedback.tolist(), bool(outcome.terminated)))
         info: dict[str, Any] = {f"reward_{name}": term.item() for name, term in outcome.terms.items()}
         info["feedback"] = feedback
         ended = bool(outcome.terminated), bool(outcome.truncated)
@@ -141,7 +149,9 @@ class RecSessionEnv(gymnasium.Env[Any, Any]):
         )
 
     def _info(self, info: dict[str, Any]) -> dict[str, Any]:
-        mask = self.surface.action_mask(self._state)
+        mask, offered = self.surface.action_mask(self._state), self.surface.offered(self._state)
         if mask is not None:
             info["action_mask"] = mask[0]
+        if offered is not None:
+            info["candidates"] = offered[0]
         return info

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recgym.env.session import CONTEXT_STEPS, Sessions, SessionState
-from recgym.types import BoolArray, Reads
+from recgym.types import BoolArray, IntArray, Reads
 
 _LARGEST = float(np.finfo(np.float32).max)
 OBSERVATIONS: tuple[Reads, ...] = ("state", "history")
@@ -20,8 +20,9 @@ class Surface:
     """Spaces of one session, and the translation of observations and actions for a batch of them.
 
     Observation "state": Box (D + 1,), the encoder's state and the context. Observation "history": Dict of `items` (L,),
-    one `feedback_NAME` (L,) for each kind, and `context` (1,), most recent last, 0 padding on the left. Actions are
-    0..N-1: Discrete(N) for one item, MultiDiscrete([N] * K) for a slate; item ids inside are 1..N.
+    one `feedback_NAME` (L,) for each kind, and `context` (1,), most recent last, 0 padding on the left; behind a
+    retriever `candidates` (C,) ids too. Actions are 0..N-1: Discrete(N) for one item, MultiDiscrete([N] * K) for a
+    slate; item ids inside are 1..N. Behind a retriever N is C, and actions are places among the candidates.
     """
 
     def __init__(self, sessions: Sessions[Any], observation: Reads) -> None:
@@ -49,13 +50,18 @@ class Surface:
         length = probe.items.shape[1]
         if length == 0:
             raise ValueError("these users keep no visible history; use observation='state', or give them a `length`")
-        items = gymnasium.spaces.Box(0, num_items, (length,), np.int64)
+        offered = sessions.offered(sessions.reset(torch.zeros(1, dtype=torch.int64)))
+        most = sessions.catalogue_size
+        items = gymnasium.spaces.Box(0, most, (length,), np.int64)
         context = _box(1, 0.0, (config.max_steps + 1) / CONTEXT_STEPS)
         feedback = {
             name: _box(length, 0.0, 1.0 if kind.type == "binary" else _LARGEST)
             for name, kind in zip(self.names, sessions.users.kinds, strict=True)
         }
-        self.observation_space = gymnasium.spaces.Dict({"items": items, **feedback, "context": context})
+        parts: dict[str, Any] = {"items": items, **feedback, "context": context}
+        if offered is not None:
+            parts["candidates"] = gymnasium.spaces.Box(1, most, (num_items,), np.int64)
+        self.observation_space = gymnasium.spaces.Dict(parts)
 
     def observe(self, state: SessionState) -> Any:
         """Observations of B sessions as numpy: (B, D + 1), or a dict of arrays with leading dimension B."""
@@ -66,7 +72,9 @@ class Surface:
         assert observation.feedback is not None
         feedback = observation.feedback.cpu()
         columns = {name: feedback[:, :, column].numpy().copy() for column, name in enumerate(self.names)}
-        return {"items": observation.items.cpu().numpy(), **columns, "context": observation.context.cpu().numpy()}
+        found = {"items": observation.items.cpu().numpy(), **columns, "context": observation.context.cpu().numpy()}
+        offered = self.offered(state)
+        return found if offered is None else {**found, "candidates": offered}
 
     def slates(self, actions: Any, batch: int) -> Tensor:
         """Actions (B,) or (B, K) from 0 as slates (B, K) of item ids from 1.
@@ -98,6 +106,11 @@ class Surface:
             if min(ids) >= 1 and max(ids) <= top:  # on so few numbers many times as fast as numpy
                 return torch.tensor([ids], device=self.sessions.device)
         return self.slates(np.asarray(action)[None], 1)
+
+    def offered(self, state: SessionState) -> IntArray | None:
+        """Ids (B, C) of the items on offer, where a retriever stands between."""
+        offered = self.sessions.offered(state)
+        return None if offered is None else offered.cpu().numpy().copy()
 
     def action_mask(self, state: SessionState) -> BoolArray | None:
         """Items that may be shown, (B, N), or None where all may."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recgym.backbones.backbone import Backbone
 from recgym.env.render import Shown, draw, write
-from recgym.env.resolve import resolve_encoder, resolve_users
+from recgym.env.resolve import resolve_sessions
 from recgym.env.session import Repeats, SessionConfig, Sessions
 from recgym.env.spaces import Surface
 from recgym.random import fold, session_keys
@@ -48,6 +48,8 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         observation: Reads = "state",
         encoder: str | Path | Backbone | None = None,
         slate_size: int = 1,
+        candidates: int | None = None,
+        explore: float = 0.0,
         reward: Mapping[str, float] | None = None,
         repeats: Repeats = "allow",
         max_steps: int = 50,
@@ -68,7 +70,9 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             config = SessionConfig(
                 slate_size=slate_size, reward=reward, repeats=repeats, max_steps=max_steps, pessimism=pessimism
             )
-            sessions = Sessions(resolve_users(users, device=device), config, encoder=resolve_encoder(encoder))
+            sessions = resolve_sessions(
+                users, config, encoder=encoder, candidates=candidates, explore=explore, device=device
+            )
         self.sessions: Sessions[Any] = sessions
         self.surface = Surface(self.sessions, observation)
         self.num_envs, self.render_mode, self.autoreset = num_envs, render_mode, autoreset
@@ -117,6 +121,7 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         rows = torch.from_numpy(np.flatnonzero(restart))
         if len(rows) and self._state.shown is not None:
             self._state.shown[rows] = False  # ignored actions must not trip over the old session's repeats
+        shown = self.sessions.items_of(self._state, slates) if self.render_mode is not None else slates
         self._state, outcome = self.sessions.step(self._state, slates, checked=True)
         reward = outcome.reward.cpu().numpy().astype(np.float32)
         terminated, truncated = outcome.terminated.cpu().numpy(), outcome.truncated.cpu().numpy()
@@ -128,7 +133,7 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 term[restart] = 0
         self._over = terminated | truncated
         if self.render_mode is not None:
-            self._note(slates, outcome.response.feedback, terminated, restart)
+            self._note(shown, outcome.response.feedback, terminated, restart)
         info: dict[str, Any] = {f"reward_{name}": term for name, term in terms.items()}
         info["feedback"] = outcome.response.feedback.cpu().numpy()
         observation = self.surface.observe(self._state)
@@ -175,7 +180,7 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Begin new sessions where the old ones ended; their last observations go into `info`."""
         rows = torch.from_numpy(np.flatnonzero(self._over))
         last = np.empty(self.num_envs, dtype=object)
-        final_mask = self.surface.action_mask(self._state)
+        final_mask, offered = self.surface.action_mask(self._state), self.surface.offered(self._state)
         for row in rows.tolist():
             last[row] = _row(observation, row)
         info["final_obs"], info["_final_obs"] = last, self._over.copy()
@@ -184,6 +189,8 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             value[~self._over] = 0
         if final_mask is not None:
             final["action_mask"] = final_mask
+        if offered is not None:
+            final["candidates"] = offered
         info["final_info"] = {**final, **{f"_{name}": self._over.copy() for name in final}}
         info["_final_info"] = self._over.copy()
         fresh = self.sessions.reset(self._next_keys(rows))
@@ -193,11 +200,13 @@ class RecSessionVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _info(self, info: dict[str, Any], happened: BoolArray) -> dict[str, Any]:
         """Gymnasium's layout of vector infos: an array a name, and beside it where it holds."""
         every = np.ones(self.num_envs, np.bool_)
-        mask = self.surface.action_mask(self._state)
+        mask, offered = self.surface.action_mask(self._state), self.surface.offered(self._state)
         if mask is not None:
             info["action_mask"] = mask
+        if offered is not None:
+            info["candidates"] = offered
         for name in [name for name in info if not name.startswith(("_", "final"))]:
-            info[f"_{name}"] = every if name == "action_mask" else happened.copy()
+            info[f"_{name}"] = every if name in ("action_mask", "candidates") else happened.copy()
         return info
 
     def _note(self, slates: Tensor, feedback: Tensor, left: BoolArray, restart: BoolArray) -> None:

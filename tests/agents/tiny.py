@@ -19,5 +19,8 @@ TINY: dict[str, dict[str, Any]] = {
         "anneal": True,
     },
     "a2c": {"total_steps": 256, "num_envs": 8, "rollout": 4, "segments": 4},
+    "epsilon_greedy": {"total_steps": 256, "num_envs": 8, "segments": 4},
+    "linucb": {"total_steps": 256, "num_envs": 8, "segments": 4},
+    "linear_ts": {"total_steps": 256, "num_envs": 8, "segments": 4, "draws": 4},
     "cql": {"updates": 40, "batch_size": 16, "segments": 4},
 }

@@ -12,10 +12,15 @@ import torch
 import agents
 from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
 from agents.choice import sample_items, softmax_probabilities, top_items
+from agents.epsilon_greedy import MeanReward
 from agents.explore_then_commit import ExploreThenCommit
 from agents.item_knn import ItemKNN, nearest_items
 from agents.layout import Layout
+from agents.linear_reward import Features
+from agents.linear_ts import PosteriorDraws, posterior_draws
+from agents.linucb import LinearBound
 from agents.networks import ItemScorer
+from agents.over_catalogue import OverCatalogue
 from agents.scoring import ScoringPolicy
 from recgym.checks import check_policy
 from recgym.logs.sequences import Sequences
@@ -42,7 +47,21 @@ def built(slate_size: int) -> dict[str, StoredPolicy]:
         "explore-then-commit": ExploreThenCommit.fit(LOG, ROLES, BACKBONE, explore=3, slate_size=slate_size),
         "scoring": ScoringPolicy(scorer=scorer, choice="softmax", epsilon=0.2, slate_size=slate_size),
     }
-    for name in agents.AGENTS:
+    features = Features(layout=LAYOUT, shared=False)
+    theta = torch.randn(12, 10, generator=torch.Generator().manual_seed(1))
+    spread = 0.3 * torch.eye(10).repeat(12, 1, 1)
+    behind = Layout(num_items=4, state_width=8, candidate_width=10)
+    policies |= {
+        "over-catalogue": OverCatalogue.of(
+            ScoringPolicy(scorer=ItemScorer(behind, hidden=4), slate_size=slate_size), BACKBONE
+        ),
+        "epsilon_greedy": MeanReward(means=theta[:, 0], epsilon=0.2, slate_size=slate_size),
+        "linucb": LinearBound(features=features, theta=theta, covariance=spread, bonus=1.0, slate_size=slate_size),
+        "linear_ts": PosteriorDraws(
+            features=features, theta=theta, draws=posterior_draws(theta, spread, 5), slate_size=slate_size
+        ),
+    }
+    for name in agents.AGENTS.keys() - policies.keys():
         policies[name] = ScoringPolicy(scorer=scorer, name=name, slate_size=slate_size)
     return policies
 

@@ -22,6 +22,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"slate_size": 3},
     {"observation": "history", "slate_size": 2, "repeats": "mask"},
     {"reward": {"click": 1.0, "like": 2.0}, "max_steps": 5},
+    {"candidates": 5, "explore": 0.4},
+    {"candidates": 4, "observation": "history", "slate_size": 2, "repeats": "mask", "max_steps": 3},
 ]
 
 
