@@ -22,6 +22,23 @@ BASELINES: dict[str, str] = {
 }
 """Entry point of every trivial policy, by name, in the order of the report's rows."""
 
+_SCORING = "agents.scoring:ScoringPolicy"
+_TRAINED: dict[str, tuple[str, str]] = {
+    "epsilon-greedy": ("agents.epsilon_greedy:EpsilonGreedy", "agents.epsilon_greedy:MeanReward"),
+    "linucb": ("agents.linucb:LinUCB", "agents.linucb:LinearBound"),
+    "linear-ts": ("agents.linear_ts:LinearTS", "agents.linear_ts:PosteriorDraws"),
+    "dqn": ("agents.dqn:DQN", _SCORING),
+    "reinforce": ("agents.reinforce:REINFORCE", _SCORING),
+    "a2c": ("agents.a2c:A2C", _SCORING),
+    "a3c": ("agents.a3c:A3C", _SCORING),
+    "trpo": ("agents.trpo:TRPO", _SCORING),
+    "ppo": ("agents.ppo:PPO", _SCORING),
+    "maskable-ppo": ("agents.maskable_ppo:MaskablePPO", _SCORING),
+    "topk-reinforce": ("agents.topk_reinforce:TopKREINFORCE", _SCORING),
+    "cql": ("agents.cql:CQL", _SCORING),
+}
+"""Entry points of every agent and of the policy that it trains, by name."""
+
 # SB3 and d3rlpy import the old `gym` where it is installed, which prints that it is unmaintained. Nobody here uses it.
 with contextlib.suppress(ImportError):
     importlib.import_module("gym_notices.notices").notices.clear()
@@ -29,16 +46,8 @@ with contextlib.suppress(ImportError):
 for _name, _entry_point in BASELINES.items():
     register_policy(_name, _entry_point)
 
-register_policy("scoring", "agents.scoring:ScoringPolicy")
+register_policy("scoring", _SCORING)
 register_policy("over-catalogue", "agents.over_catalogue:OverCatalogue")
-for _name in ("dqn", "ppo", "a2c", "cql"):
-    register_agent(_name, f"agents.{_name}:{_name.upper()}")
-    register_policy(_name, "agents.scoring:ScoringPolicy")
-
-for _name, _agent, _policy in (
-    ("epsilon_greedy", "EpsilonGreedy", "MeanReward"),
-    ("linucb", "LinUCB", "LinearBound"),
-    ("linear_ts", "LinearTS", "PosteriorDraws"),
-):
-    register_agent(_name, f"agents.{_name}:{_agent}")
-    register_policy(_name, f"agents.{_name}:{_policy}")
+for _name, (_agent, _policy) in _TRAINED.items():
+    register_agent(_name, _agent)
+    register_policy(_name, _policy)

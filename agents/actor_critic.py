@@ -1,4 +1,4 @@
-"""The actor-critic that A2C, PPO and TRPO share: an item scorer for the logits, a network of its own for the value."""
+"""The actor-critic that SB3's A2C, PPO, TRPO and MaskablePPO share: an item scorer for the logits, a critic apart."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
+from torch.distributions import register_kl
 
 from agents.choice import allow
 from agents.layout import Layout
@@ -30,6 +32,7 @@ class Slates(Distribution):
         """Slates of K items."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.slate_size = slate_size
+        self.slates: Tensor | None = None
 
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> Any:
         """Not used: the scorer makes the logits."""
@@ -38,6 +41,7 @@ class Slates(Distribution):
     def proba_distribution(self, logits: Tensor) -> Self:
         """Take logits (B, N), -inf where an item is forbidden."""
         self.log_chance = torch.log_softmax(logits, 1)  # (B, N)
+        self.distribution = SlotBySlot(self)
         return self
 
     def sample(self) -> Tensor:
@@ -51,7 +55,8 @@ class Slates(Distribution):
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Log-probability of each slate, (B,)."""
-        taken = self.log_chance.gather(1, actions.long().view(len(self.log_chance), -1))  # (B, K)
+        self.slates = actions.long().view(len(self.log_chance), -1)  # (B, K)
+        taken = self.log_chance.gather(1, self.slates)
         if self.slate_size == 1:
             return taken[:, 0]
         before = taken.double().exp().cumsum(1) - taken.double().exp()  # (B, K) mass of the slots before
@@ -75,8 +80,47 @@ class Slates(Distribution):
         return scores.argmax(1) if self.slate_size == 1 else scores.topk(self.slate_size, 1).indices
 
 
-class ItemActorCritic(ActorCriticPolicy):
-    """pi(. | o) = Plackett-Luce of an `ItemScorer`'s scores of the allowed items; V(o) a `Critic`, apart from it."""
+class SlotBySlot(torch.distributions.Distribution):
+    """What torch's `kl_divergence`, and so TRPO, dispatches on."""
+
+    def __init__(self, of: Slates) -> None:
+        """Of these slates' distribution."""
+        super().__init__(validate_args=False)
+        self.of = of
+
+
+@register_kl(SlotBySlot, SlotBySlot)  # type: ignore[untyped-decorator]
+def slot_divergence(one: SlotBySlot, other: SlotBySlot) -> Tensor:
+    """Sum over slots k of KL(p(. | a_1 .. a_{k-1}) || q(. | a_1 .. a_{k-1})), (B,), `one` p and `other` q.
+
+    The slates a are those whose `log_prob` was last asked of p. Its mean over slates drawn from p is KL(p || q), by
+    the chain rule; and at p = q its second derivative is that of KL(p || q) for slates drawn from either, which is what
+    TRPO's search direction needs. With one slot it is KL(p || q) itself.
+
+    Raises:
+        ValueError: there are several slots and no slates.
+    """
+    left, right, slates, size = one.of.log_chance, other.of.log_chance, one.of.slates, one.of.slate_size
+    total = _divergence(left, right)
+    for slot in range(size - 1):
+        if slates is None:
+            raise ValueError("the divergence of slates is known along slates: ask for their log_prob first")
+        taken = slates[:, slot : slot + 1]
+        left, right = (torch.log_softmax(part.scatter(1, taken, -torch.inf), 1) for part in (left, right))
+        total = total + _divergence(left, right)
+    return total
+
+
+def _divergence(left: Tensor, right: Tensor) -> Tensor:
+    least = torch.finfo(left.dtype).min
+    return (left.exp() * (left.clamp_min(least) - right.clamp_min(least))).sum(1)
+
+
+class _ItemHeads:
+    """pi(. | o) = Plackett-Luce of an `ItemScorer`'s scores of the allowed items; V(o) a `Critic`, apart from it.
+
+    Allowed is what the row allows, and of that what SB3 passes as masks, (B, N) or once for each slot (B, K N).
+    """
 
     def __init__(
         self,
@@ -90,31 +134,53 @@ class ItemActorCritic(ActorCriticPolicy):
         self._layout, self._make_scorer, self._make_critic = layout, make_scorer, make_critic
         super().__init__(*args, **{**kwargs, "net_arch": []})
 
-    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+    def _build(self: Any, lr_schedule: Callable[[float], float]) -> None:
         self.scorer, self.critic = self._make_scorer(), self._make_critic()
         self.action_dist = Slates(self._layout.slate_size)
         self.optimizer = self.optimizer_class(self.parameters(), **{"lr": lr_schedule(1), **self.optimizer_kwargs})
 
-    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self: Any, obs: Tensor, deterministic: bool = False, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B,) or (B, K), values (B, 1) and log-probabilities (B,)."""
-        distribution = self.get_distribution(obs)
+        distribution = self.get_distribution(obs, action_masks)
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self.predict_values(obs), distribution.log_prob(actions)
 
-    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_actions(
+        self: Any, obs: Any, actions: Tensor, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (B, 1), log-probabilities of `actions` (B,) and entropies (B,)."""
-        distribution = self.get_distribution(obs)
+        distribution = self.get_distribution(obs, action_masks)
         return self.predict_values(obs), distribution.log_prob(actions), distribution.entropy()
 
-    def get_distribution(self, obs: Any) -> Slates:
+    def get_distribution(self: Any, obs: Any, action_masks: Any = None) -> Slates:
         """pi(. | o) of rows (B, W)."""
         observation = self._layout.unpack(obs)
-        return Slates(self._layout.slate_size).proba_distribution(allow(self.scorer(observation), observation.mask))
+        scores = allow(self.scorer(observation), observation.mask)
+        if action_masks is not None:
+            masks = torch.as_tensor(action_masks, device=scores.device).bool().view(len(scores), -1)
+            scores = allow(scores, masks[:, : self._layout.num_items])
+        return Slates(self._layout.slate_size).proba_distribution(scores)
 
-    def predict_values(self, obs: Any) -> Tensor:
+    def predict_values(self: Any, obs: Any) -> Tensor:
         """V(o), (B, 1)."""
         values: Tensor = self.critic(self._layout.unpack(obs))
         return values.unsqueeze(1)
+
+
+class ItemActorCritic(_ItemHeads, ActorCriticPolicy):  # type: ignore[misc]
+    """The item heads as SB3's actor-critic."""
+
+    scorer: ItemScorer
+    critic: Critic
+
+
+class MaskableItemActorCritic(_ItemHeads, MaskableActorCriticPolicy):  # type: ignore[misc]
+    """The item heads as sb3-contrib's actor-critic, which gets the environments' `action_masks` too."""
+
+    scorer: ItemScorer
+    critic: Critic
 
 
 def networks(task: Task, *, hidden: int, temperature: float) -> dict[str, Any]:
@@ -126,7 +192,7 @@ def networks(task: Task, *, hidden: int, temperature: float) -> dict[str, Any]:
     }
 
 
-def scorer_of(policy: ActorCriticPolicy) -> ItemScorer:
+def scorer_of(policy: Any) -> ItemScorer:
     """The actor of a trained policy."""
-    assert isinstance(policy, ItemActorCritic)
+    assert isinstance(policy, ItemActorCritic | MaskableItemActorCritic)
     return policy.scorer

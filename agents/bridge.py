@@ -188,11 +188,21 @@ class SessionsVecEnv(VecEnv):
         self,
         method_name: str,
         *args: Any,  # noqa: ARG002
-        indices: Any = None,  # noqa: ARG002
+        indices: Any = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> list[Any]:
-        """Refused: there is no environment object to call."""
+        """Each environment's row of `action_masks`, which sb3-contrib asks for; there is no other object to call."""
+        if method_name == "action_masks":
+            masks = self.action_masks()
+            return [masks[index] for index in self._get_indices(indices)]
         raise AttributeError(f"cannot call {method_name!r}: SessionsVecEnv has no single environments; use `.sessions`")
+
+    def action_masks(self) -> BoolArray:
+        """True where an item may be shown now, once for each slot: (B, K N)."""
+        size = self.layout.slate_size
+        if not self.layout.shown:
+            return np.ones((self.num_envs, size * self.layout.num_items), np.bool_)
+        return self.layout.mask(self._shown).repeat(1, size).cpu().numpy()
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:  # noqa: ARG002
         """False for each: rows of a batch are wrapped in nothing."""

@@ -72,7 +72,7 @@ class MeanReward:
     """Chance of a slate drawn uniformly from the allowed items instead."""
     slate_size: int = 1
 
-    name: ClassVar[str] = "epsilon_greedy"
+    name: ClassVar[str] = "epsilon-greedy"
     reads: ClassVar[Reads] = "state"
 
     @property

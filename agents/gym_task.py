@@ -116,6 +116,17 @@ class GymRows(VecEnvWrapper):
         self.returns, self.lengths = [], []
         return found
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether the environments have it; masks are made up where they have none."""
+        return attr_name == "action_masks" or super().has_attr(attr_name)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Call it in each environment; every action is allowed where there are no `action_masks`."""
+        if method_name == "action_masks" and not super().has_attr(method_name):
+            assert isinstance(self.action_space, gymnasium.spaces.Discrete)
+            return [np.ones(int(self.action_space.n), np.bool_)] * self.num_envs
+        return super().env_method(method_name, *args, indices=indices, **kwargs)
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the environments keep their state to themselves."""
         return {}

@@ -84,7 +84,7 @@ class PosteriorDraws:
     draws: Tensor  # (S, M, P) float32
     slate_size: int = 1
 
-    name: ClassVar[str] = "linear_ts"
+    name: ClassVar[str] = "linear-ts"
     reads: ClassVar[Reads] = "state"
 
     @property

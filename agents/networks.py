@@ -239,6 +239,7 @@ class Critic(nn.Module):
     def __init__(self, layout: Layout, *, hidden: int = 64, item_width: int = 16, outputs: int = 1) -> None:
         """Build it; `item_width` is that of its own item vectors, which a history is read with."""
         super().__init__()
+        self.layout = layout
         table = torch.randn(layout.num_items, item_width) / item_width**0.5
         self.items = nn.Parameter(table) if layout.history else None
         self.encoder = Encoder(layout, hidden=hidden, item_width=item_width, layers=2)

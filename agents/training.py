@@ -182,7 +182,8 @@ def check_finite(folder: Path | str, terms: dict[str, Tensor], batch: dict[str, 
     Raises:
         FloatingPointError: names the term, its value, and the file that holds the batch.
     """
-    total = torch.stack([term.detach().double().sum() for term in terms.values()]).sum()
+    terms = {name: term.detach() for name, term in terms.items()}
+    total = torch.stack([term.double().sum() for term in terms.values()]).sum()
     if bool(total.isfinite()):
         return
     name, value = next((name, float(term.sum())) for name, term in terms.items() if not bool(term.isfinite().all()))

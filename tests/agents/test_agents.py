@@ -127,9 +127,9 @@ def test_unknown_agents_and_settings_are_refused() -> None:
         ("ppo", "epochs"),
         ("a2c", "rollout"),
         ("cql", "updates"),
-        ("epsilon_greedy", "total_steps"),
+        ("epsilon-greedy", "total_steps"),
         ("linucb", "limit"),
-        ("linear_ts", "draws"),
+        ("linear-ts", "draws"),
     ):
         with pytest.raises(ValueError, match=f"{field} is 0"):
             make_agent(name, **{field: 0})

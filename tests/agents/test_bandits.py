@@ -50,7 +50,7 @@ def arms(regrets: list[float], *, flat: bool = False) -> Any:
     return GymTask(make=lambda: Arms(regrets, flat=flat))
 
 
-@pytest.mark.parametrize("name", ["linucb", "linear_ts"])
+@pytest.mark.parametrize("name", ["linucb", "linear-ts"])
 def test_regret_grows_less_and_less(name: str, tmp_path: Path) -> None:
     agent = make_agent(name, total_steps=4000, num_envs=4, segments=8)
     regrets: list[float] = []
@@ -66,7 +66,7 @@ def test_regret_grows_less_and_less(name: str, tmp_path: Path) -> None:
 
 
 def test_epsilon_greedy_finds_the_best_arm_and_pays_for_epsilon(tmp_path: Path) -> None:
-    agent = make_agent("epsilon_greedy", total_steps=3000, num_envs=4, segments=6)
+    agent = make_agent("epsilon-greedy", total_steps=3000, num_envs=4, segments=6)
     regrets: list[float] = []
     policy = agent.train(arms(regrets, flat=True), seed=0, folder=tmp_path)
     means = THETA.sum(1)
@@ -141,7 +141,7 @@ def test_many_items_share_a_model_and_without_vectors_say_so(task: Task) -> None
     assert features_of(fresh, "auto", 8_000_000).shared
 
 
-@pytest.mark.parametrize("name", ["epsilon_greedy", "linucb", "linear_ts"])
+@pytest.mark.parametrize("name", ["epsilon-greedy", "linucb", "linear-ts"])
 @pytest.mark.parametrize("kind", ["candidates", "fresh", "masked", "shared"])
 def test_they_train_where_items_change_and_where_some_are_forbidden(name: str, kind: str, tmp_path: Path) -> None:
     users, config = small_users(), SessionConfig(max_steps=5)
@@ -153,15 +153,15 @@ def test_they_train_where_items_change_and_where_some_are_forbidden(name: str, k
     else:
         masked = SessionConfig(max_steps=5, repeats="refuse" if kind == "masked" else "allow")
         task = Task(sessions=Sessions(users, masked), backbone=users.backbone)
-        fields = {"model": "shared"} if kind == "shared" and name != "epsilon_greedy" else {}
+        fields = {"model": "shared"} if kind == "shared" and name != "epsilon-greedy" else {}
     policy = make_agent(name, total_steps=128, num_envs=8, segments=2, **fields).train(task, seed=0, folder=tmp_path)
     assert np.isfinite(task.judge(policy, 20, 0))
 
 
 def test_settings_out_of_range_are_named() -> None:
     for name, field, value in (
-        ("epsilon_greedy", "prior", 0), ("epsilon_greedy", "epsilon", 2), ("linucb", "alpha", -1),
-        ("linucb", "model", "hybrid"), ("linear_ts", "ridge", 0), ("linear_ts", "model", "hybrid"),
+        ("epsilon-greedy", "prior", 0), ("epsilon-greedy", "epsilon", 2), ("linucb", "alpha", -1),
+        ("linucb", "model", "hybrid"), ("linear-ts", "ridge", 0), ("linear-ts", "model", "hybrid"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{field}.* {value!r}"):
             make_agent(name, **{field: value})

@@ -55,9 +55,9 @@ def built(slate_size: int) -> dict[str, StoredPolicy]:
         "over-catalogue": OverCatalogue.of(
             ScoringPolicy(scorer=ItemScorer(behind, hidden=4), slate_size=slate_size), BACKBONE
         ),
-        "epsilon_greedy": MeanReward(means=theta[:, 0], epsilon=0.2, slate_size=slate_size),
+        "epsilon-greedy": MeanReward(means=theta[:, 0], epsilon=0.2, slate_size=slate_size),
         "linucb": LinearBound(features=features, theta=theta, covariance=spread, bonus=1.0, slate_size=slate_size),
-        "linear_ts": PosteriorDraws(
+        "linear-ts": PosteriorDraws(
             features=features, theta=theta, draws=posterior_draws(theta, spread, 5), slate_size=slate_size
         ),
     }
