@@ -23,17 +23,20 @@ BASELINES: dict[str, str] = {
 """Entry point of every trivial policy, by name, in the order of the report's rows."""
 
 _SCORING = "agents.scoring:ScoringPolicy"
+_RECURRENT = "agents.recurrence:RecurrentPolicy"
 _TRAINED: dict[str, tuple[str, str]] = {
     "epsilon-greedy": ("agents.epsilon_greedy:EpsilonGreedy", "agents.epsilon_greedy:MeanReward"),
     "linucb": ("agents.linucb:LinUCB", "agents.linucb:LinearBound"),
     "linear-ts": ("agents.linear_ts:LinearTS", "agents.linear_ts:PosteriorDraws"),
     "dqn": ("agents.dqn:DQN", _SCORING),
+    "drqn": ("agents.drqn:DRQN", _RECURRENT),
     "reinforce": ("agents.reinforce:REINFORCE", _SCORING),
     "a2c": ("agents.a2c:A2C", _SCORING),
     "a3c": ("agents.a3c:A3C", _SCORING),
     "trpo": ("agents.trpo:TRPO", _SCORING),
     "ppo": ("agents.ppo:PPO", _SCORING),
     "maskable-ppo": ("agents.maskable_ppo:MaskablePPO", _SCORING),
+    "recurrent-ppo": ("agents.recurrent_ppo:RecurrentPPO", _RECURRENT),
     "topk-reinforce": ("agents.topk_reinforce:TopKREINFORCE", _SCORING),
     "cql": ("agents.cql:CQL", _SCORING),
 }

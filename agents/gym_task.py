@@ -15,6 +15,7 @@ from torch import Tensor
 from agents.layout import Layout
 from agents.networks import Critic, ItemScorer
 from recgym.env.session import CONTEXT_STEPS
+from recgym.policy import recalled
 from recgym.random import fold, session_keys
 from recgym.types import FloatArray, Policy, Transitions
 
@@ -52,9 +53,9 @@ class GymTask:
         """A fresh network whose scores are zero."""
         return ItemScorer(self.layout(), **fields)
 
-    def critic(self, *, hidden: int, slate_size: int | None = None, outputs: int = 1) -> Critic:  # noqa: ARG002
+    def critic(self, *, slate_size: int | None = None, **fields: Any) -> Critic:  # noqa: ARG002
         """A fresh network for values of states."""
-        return Critic(self.layout(), hidden=hidden, outputs=outputs)
+        return Critic(self.layout(), **fields)
 
     def item_vectors(self) -> tuple[Tensor, Tensor]:
         """Refused: actions have no vectors."""
@@ -68,12 +69,12 @@ class GymTask:
         """Mean return of `policy` over at least so many episodes."""
         env = self.environment(min(sessions, 16), seed)
         rows: Any = env.reset()
-        step = 0
+        step, memory, done = 0, None, None
         while len(env.returns) < sessions:
             keys = fold(session_keys(seed, len(rows)), step)
-            items = policy.act(self.layout().unpack(torch.from_numpy(rows)), keys)
-            rows, _, _, _ = env.step(items[:, 0].numpy() - 1)
-            step += 1
+            seen = recalled(policy, self.layout().unpack(torch.from_numpy(rows)), memory, fresh=done)
+            rows, _, ended, _ = env.step(policy.act(seen, keys)[:, 0].numpy() - 1)
+            step, memory, done = step + 1, seen.memory, torch.from_numpy(np.asarray(ended))
         return float(env.ended_sessions()[0].mean())
 
 

@@ -47,27 +47,33 @@ class History(nn.Module):
 
     def weigh(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """The history's item ids (B, L), and their weights (B, views, L)."""
-        items, feedback = observation.items, observation.feedback
-        assert items is not None and feedback is not None
-        length = self.weight.shape[1]
-        items, feedback = items[:, -length:], feedback[:, -length:]
-        if items.shape[1] < length:  # a log's prefix may be shorter than what is read
-            missing = length - items.shape[1]
-            items = nn.functional.pad(items, (missing, 0))
-            feedback = nn.functional.pad(feedback, (0, 0, missing, 0))
+        items, feedback = recent(observation, self.weight.shape[1])
         there = (items > 0).to(feedback.dtype).unsqueeze(2)  # (B, L, 1)
         amounts = torch.cat([there, feedback.sign() * feedback.abs().log1p() * there], 2)  # (B, L, 1 + F)
         weights = self.weight.unsqueeze(2) * amounts.unsqueeze(1)  # (B, 2, L, 1 + F)
         return items, weights.transpose(2, 3).flatten(1, 2)
 
 
-class Encoder(nn.Module):
-    """h = MLP(state, context, bags of the history): (B, H); one layer on a backbone's states, else two."""
+def recent(observation: Observation, length: int) -> tuple[Tensor, Tensor]:
+    """The last items (B, `length`) of the history, padded on the left, and their feedback (B, `length`, F)."""
+    items, feedback = observation.items, observation.feedback
+    assert items is not None and feedback is not None
+    items, feedback = items[:, -length:], feedback[:, -length:]
+    if items.shape[1] < length:  # a log's prefix may be shorter than what is read
+        missing = length - items.shape[1]
+        items = nn.functional.pad(items, (missing, 0))
+        feedback = nn.functional.pad(feedback, (0, 0, missing, 0))
+    return items, feedback
 
-    def __init__(self, layout: Layout, *, hidden: int, item_width: int, layers: int) -> None:
-        """Build it; `item_width` E is that of the vectors that the history is read with."""
+
+class Encoder(nn.Module):
+    """h = MLP(state, context, bags of the history, memory): (B, H); one layer on a backbone's states, else two."""
+
+    def __init__(self, layout: Layout, *, hidden: int, item_width: int, layers: int, memory: int = 0) -> None:
+        """Build it; `item_width` E is that of the vectors that the history is read with, `memory` units are read."""
         super().__init__()
-        self.state_width, width = layout.state_width, layout.state_width + 1
+        self.memory = memory
+        self.state_width, width = layout.state_width, layout.state_width + 1 + memory
         self.history = History(layout) if layout.history else None
         self.bags_width = self.history.views * item_width if self.history else 0
         sizes = [width + self.bags_width, *[hidden] * layers]
@@ -91,6 +97,8 @@ class Encoder(nn.Module):
             assert vectors is not None
             bags = self.history(observation, vectors).flatten(1)
             parts.append(bags)
+        if self.memory:
+            parts.append(observation.memory.hidden)
         hidden = torch.cat(parts, 1)
         for layer in self.layers:
             hidden = gelu(layer(hidden))
@@ -112,6 +120,7 @@ class ItemScorer(nn.Module):
         train_items: bool = True,
         outputs: int = 1,
         dueling: bool = False,
+        memory: int = 0,
     ) -> None:
         """Build the network.
 
@@ -126,6 +135,7 @@ class ItemScorer(nn.Module):
             train_items: learn E and b too, or keep those given.
             outputs: scores of each item, Z.
             dueling: subtract the mean advantage over the allowed items, so that v is the state's value.
+            memory: units of a recurrent memory that the observation brings (`agents.recurrence`); 0: none.
 
         Raises:
             ValueError: the shapes do not fit.
@@ -134,14 +144,15 @@ class ItemScorer(nn.Module):
         """
         super().__init__()
         self.layout, self.hidden, self.train_items, self.outputs = layout, hidden, train_items, outputs
-        self.dueling, self.from_backbone = dueling, item_bias is not None
+        self.dueling, self.from_backbone, self.memory = dueling, item_bias is not None, memory
         self.gain: Tensor
         self.register_buffer("gain", torch.tensor(float(gain)))
         if layout.candidate_width:
             self._build_candidates(layout)
         else:
             self._build_catalogue(layout, item_vectors, item_bias, item_width)
-        self.encoder = Encoder(layout, hidden=hidden, item_width=self.item_width, layers=1 if self.from_backbone else 2)
+        layers = 1 if self.from_backbone else 2
+        self.encoder = Encoder(layout, hidden=hidden, item_width=self.item_width, layers=layers, memory=memory)
         if self.encoder.history is not None:
             self.recall = _silent(nn.Linear(self.encoder.bags_width, self.item_width, bias=False))
             self.again = nn.Parameter(torch.zeros(self.encoder.history.views))
@@ -220,6 +231,7 @@ class ItemScorer(nn.Module):
             "train_items": self.train_items,
             "outputs": self.outputs,
             "dueling": self.dueling,
+            "memory": self.memory,
             "from_backbone": self.from_backbone,
         }
 
@@ -236,13 +248,16 @@ class ItemScorer(nn.Module):
 class Critic(nn.Module):
     """V(o) of an observation, (B,), or (B, Z) with `outputs` Z: an MLP of its own, which reads no candidates."""
 
-    def __init__(self, layout: Layout, *, hidden: int = 64, item_width: int = 16, outputs: int = 1) -> None:
-        """Build it; `item_width` is that of its own item vectors, which a history is read with."""
+    def __init__(
+        self, layout: Layout, *, hidden: int = 64, item_width: int = 16, outputs: int = 1, memory: int = 0
+    ) -> None:
+        """Build it; `item_width` is that of its own item vectors, which a history is read with; `memory` as above."""
         super().__init__()
         self.layout = layout
         table = torch.randn(layout.num_items, item_width) / item_width**0.5
+        self.layout, self.memory = layout, memory
         self.items = nn.Parameter(table) if layout.history else None
-        self.encoder = Encoder(layout, hidden=hidden, item_width=item_width, layers=2)
+        self.encoder = Encoder(layout, hidden=hidden, item_width=item_width, layers=2, memory=memory)
         self.top = nn.Linear(hidden, outputs)
 
     def forward(self, observation: Observation) -> Tensor:

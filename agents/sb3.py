@@ -188,6 +188,8 @@ def _state(model: BaseAlgorithm, env: Any) -> dict[str, Any]:
         "last_starts": torch.from_numpy(np.asarray(model._last_episode_starts).copy()),
         "sessions": env.state_dict(),
     }
+    if (memory := getattr(model, "_last_lstm_states", None)) is not None:
+        state["memory"] = [part.clone() for part in (*memory.pi, *memory.vf)]
     if isinstance(buffer := getattr(model, "replay_buffer", None), ReplayBuffer):
         filled = buffer.buffer_size if buffer.full else buffer.pos
         state["buffer"] = {name: torch.from_numpy(getattr(buffer, name)[:filled]) for name in _BUFFER}
@@ -203,6 +205,10 @@ def _restore(model: BaseAlgorithm, env: Any, state: dict[str, Any]) -> None:
     model._last_obs = state["last_observation"].numpy()
     model._last_episode_starts = state["last_starts"].numpy()
     env.load_state_dict(state["sessions"])
+    if "memory" in state:
+        memory = [part.to(model.device) for part in state["memory"]]
+        recurrent: Any = model
+        recurrent._last_lstm_states = type(recurrent._last_lstm_states)(tuple(memory[:2]), tuple(memory[2:]))
     if isinstance(buffer := getattr(model, "replay_buffer", None), ReplayBuffer):
         for name, values in state["buffer"].items():
             getattr(buffer, name)[: len(values)] = values.numpy()

@@ -83,9 +83,9 @@ class Task:
             return ItemScorer(layout, item_width=self.item_width, **fields).to(self.device)
         return ItemScorer(layout, *self.item_vectors(), gain=gain, **fields).to(self.device)
 
-    def critic(self, *, hidden: int, slate_size: int | None = None, outputs: int = 1) -> Critic:
-        """A fresh network for values of states, drawn from torch's generator."""
-        return Critic(self.layout(slate_size), hidden=hidden, outputs=outputs).to(self.device)
+    def critic(self, *, slate_size: int | None = None, **fields: Any) -> Critic:
+        """A fresh network for values of states, drawn from torch's generator; `fields` are those of `Critic`."""
+        return Critic(self.layout(slate_size), **fields).to(self.device)
 
     def item_vectors(self) -> tuple[Tensor, Tensor]:
         """The backbone's item vectors (N, D) and biases (N,), detached copies on the CPU.

@@ -12,7 +12,7 @@ from torch import Tensor
 from recgym.backbones.backbone import Backbone
 from recgym.random import session_keys
 from recgym.trees import leaves, take
-from recgym.types import Estimator, Observation, Policy, Transitions
+from recgym.types import Estimator, Observation, Policy, RemembersSessions, Transitions
 from recgym.users.model import UserModel
 
 
@@ -158,3 +158,26 @@ def check_policy(policy: Policy, observation: Observation, *, seed: int = 0) -> 
         assert not bool(((chance > 0) & ~observation.mask).any()), "a masked item has a probability above 0"
     alone = policy.act(take(observation, torch.arange(1)), keys[:1])
     assert torch.equal(alone, slate[:1]), "the slate depends on the other sessions of the batch"
+    if isinstance(policy, RemembersSessions):
+        _check_memory(policy, observation, keys)
+
+
+def _check_memory(policy: RemembersSessions, observation: Observation, keys: Tensor) -> None:
+    """Two steps of a policy that remembers: shapes, determinism, no change in place, independence of the batch."""
+    batch, first = len(keys), policy.recall(observation, None)
+    kept = [leaf.clone() for leaf in leaves(first)]
+    assert all(len(leaf) == batch for leaf in kept), (
+        f"a tensor of the memory has another leading dimension than {batch}"
+    )
+    second, again = policy.recall(observation, first), policy.recall(observation, first)
+    assert all(map(torch.equal, leaves(first), kept)), "recall changes the memory that it is given"
+    assert all(map(torch.equal, leaves(second), leaves(again))), "the same observation and memory give another memory"
+    assert [leaf.shape for leaf in leaves(second)] == [leaf.shape for leaf in kept], "the memory grows with the session"
+    slate = policy.act(observation._replace(memory=second), keys)
+    one = torch.arange(1)
+    seen = take(observation._replace(memory=first), one)
+    alone = policy.act(seen._replace(memory=policy.recall(seen, seen.memory)), keys[:1])
+    assert torch.equal(alone, slate[:1]), "the remembered slate depends on the other sessions of the batch"
+    now = policy.probabilities(observation)
+    shown = policy.probabilities(observation._replace(memory=first))
+    assert torch.allclose(now, shown, atol=1e-5), "without memory, a policy does not act as at a session's first step"

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from recgym.files import FormatError, read_json, write_bytes, write_json
-from recgym.types import Policy
+from recgym.trees import put, take
+from recgym.types import Observation, Policy, RemembersSessions
 
 FORMAT, VERSION = "recgym-policy", 1
 DESCRIPTION_FILE = "policy.json"
@@ -51,6 +52,24 @@ class StoredPolicy(Policy, Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Every learned or counted array."""
         ...
+
+
+def recalled(policy: Policy, observation: Observation, memory: Any, *, fresh: Tensor | None = None) -> Observation:
+    """The observation with the policy's memory in it; as it is for a policy that keeps none.
+
+    Args:
+        policy: that is about to act.
+        observation: of B sessions.
+        memory: theirs after the step before; None: all of them start here.
+        fresh: (B,) bool, sessions that start here although `memory` holds rows for them; None: none does.
+    """
+    if not isinstance(policy, RemembersSessions):
+        return observation
+    after = policy.recall(observation, memory)
+    if memory is not None and fresh is not None and bool(fresh.any()):
+        rows = fresh.nonzero()[:, 0]
+        put(after, rows, policy.recall(take(observation, rows), None))
+    return observation._replace(memory=after)
 
 
 def register_policy(name: str, entry_point: str) -> None:

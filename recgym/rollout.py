@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from recgym.backbones.backbone import Backbone
 from recgym.backbones.encoding import encode_sessions
-from recgym.env.session import CONTEXT_STEPS, Sessions, SessionState
+from recgym.env.session import CONTEXT_STEPS, Sessions
 from recgym.logs.sequences import Sequences, batches, windows
+from recgym.policy import recalled
 from recgym.random import fold, session_keys
 from recgym.trees import take
 from recgym.types import FeedbackKind, IntArray, Observation, Policy, Reads, Transitions
@@ -91,10 +92,12 @@ def _collect_batch(
     final_context = torch.zeros(len(keys), 1)
     final_state = torch.zeros(len(keys), sessions.state_width) if "state" in keep else None
     user = getattr(state.users, "user", first + row).cpu().numpy().astype(np.int64)
-    step = 0
+    step, memory = 0, None
     while len(row):
         observation = sessions.observe(state, policy.reads)
         kept = [sessions.observe(state, reads) if reads != policy.reads else observation for reads in keep]
+        observation = recalled(policy, observation, memory)
+        memory = observation.memory
         action = policy.act(observation, fold(fold(keys[row], step), _CHOICE))
         chance = torch.full((len(row),), torch.nan, dtype=torch.float64, device=sessions.device)
         if propensities:
@@ -117,13 +120,10 @@ def _collect_batch(
                 assert after is not None
                 final_state[row[over].cpu()] = after[over].cpu()
             final_context[row[over].cpu()] = sessions.context(state)[over].cpu()
-            row, state = row[~over], _take_sessions(state, ~over)
+            stay = (~over).nonzero()[:, 0]
+            row, state, memory = row[stay], take(state, stay), take(memory, stay)
         step += 1
     return _assemble(found, user, final_context, final_state)
-
-
-def _take_sessions(state: SessionState, rows: Tensor) -> SessionState:
-    return take(state, torch.nonzero(rows)[:, 0])
 
 
 def _assemble(found: list[_Steps], user: IntArray, final_context: Tensor, final_state: Tensor | None) -> Transitions:

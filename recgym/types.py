@@ -12,7 +12,7 @@ item j + 1. A Gymnasium action is 0..N-1; only `recgym.env` converts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,7 @@ class Observation(NamedTuple):
     mask: Tensor | None = None  # (B, N) bool: True where the item may be shown; None: all may
     candidates: Tensor | None = None  # (B, N, X) float32: features of fresh candidates; None: a fixed catalogue
     offered: Tensor | None = None  # (B, N) int64: ids of the candidates in the catalogue, where a retriever chose them
+    memory: Any = None  # NamedTuple of tensors (B, ...) that a policy keeps of the session; see `RemembersSessions`
 
 
 class Visible(NamedTuple):
@@ -94,6 +95,27 @@ class Policy(Protocol):
 
     def act(self, observation: Observation, keys: Tensor) -> Tensor:
         """Choose a slate of item ids, (B, K); `keys` (B,) int64 are fresh for this decision."""
+        ...
+
+
+@runtime_checkable
+class RemembersSessions(Policy, Protocol):
+    """A policy that reads a session step by step into a memory, as recurrent ones do.
+
+    It holds no memory itself: who runs sessions calls `recall` at every step, puts the result into the observation, and
+    carries it to the next step (`recgym.policy.recalled`).
+
+    An observation without memory (a ranking question on a log) is read for what it shows: its visible history, or this
+    one step where there is none. Off-policy estimators ask without memory.
+    """
+
+    def recall(self, observation: Observation, memory: Any) -> Any:
+        """The memory of B sessions once `observation` is read, a NamedTuple of tensors (B, ...).
+
+        Args:
+            observation: of this step.
+            memory: what `recall` gave at these sessions' step before, which stays as it is; None at their first.
+        """
         ...
 
 

@@ -18,6 +18,10 @@ TINY: dict[str, dict[str, Any]] = {
         "segments": 4,
         "anneal": True,
     },
+    "drqn": {**OFF_POLICY, "length": 4, "burn_in": 2, "batch_size": 4, "memory": 8},
+    "recurrent-ppo": {
+        "total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 32, "epochs": 1, "segments": 4, "memory": 8,
+    },
     "a2c": {"total_steps": 256, "num_envs": 8, "rollout": 4, "segments": 4},
     "epsilon-greedy": {"total_steps": 256, "num_envs": 8, "segments": 4},
     "linucb": {"total_steps": 256, "num_envs": 8, "segments": 4},
@@ -28,4 +32,4 @@ TINY: dict[str, dict[str, Any]] = {
     "maskable-ppo": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "epochs": 1, "segments": 4},
     "topk-reinforce": {"updates": 40, "batch_size": 16, "segments": 4},
     "cql": {"updates": 40, "batch_size": 16, "segments": 4},
-}
+}  # fmt: skip

@@ -21,6 +21,7 @@ from agents.linear_ts import PosteriorDraws, posterior_draws
 from agents.linucb import LinearBound
 from agents.networks import ItemScorer
 from agents.over_catalogue import OverCatalogue
+from agents.recurrence import RecurrentPolicy, RecurrentScorer
 from agents.scoring import ScoringPolicy
 from recgym.checks import check_policy
 from recgym.logs.sequences import Sequences
@@ -34,6 +35,7 @@ LOG: Sequences = sequences([[1, 2, 3], [1, 2, 4], [5, 2], [1]], 12)
 ROLES = np.zeros(9, np.int8)
 BACKBONE = small_users().backbone
 LAYOUT = Layout(num_items=12, state_width=8)
+RECENT = Layout(num_items=12, state_width=8, history=6, num_feedback=3)
 
 
 def built(slate_size: int) -> dict[str, StoredPolicy]:
@@ -63,6 +65,9 @@ def built(slate_size: int) -> dict[str, StoredPolicy]:
     }
     for name in agents.AGENTS.keys() - policies.keys():
         policies[name] = ScoringPolicy(scorer=scorer, name=name, slate_size=slate_size)
+    for name in ("drqn", "recurrent-ppo"):
+        remembers = RecurrentScorer(ItemScorer(RECENT, hidden=4, memory=5))
+        policies[name] = RecurrentPolicy(scorer=remembers, name=name, slate_size=slate_size)
     return policies
 
 
