@@ -23,12 +23,15 @@ BASELINES: dict[str, str] = {
 """Entry point of every trivial policy, by name, in the order of the report's rows."""
 
 _SCORING = "agents.scoring:ScoringPolicy"
+_DISTRIBUTIONAL = "agents.distributional:DistributionalPolicy"
 _RECURRENT = "agents.recurrence:RecurrentPolicy"
 _TRAINED: dict[str, tuple[str, str]] = {
     "epsilon-greedy": ("agents.epsilon_greedy:EpsilonGreedy", "agents.epsilon_greedy:MeanReward"),
     "linucb": ("agents.linucb:LinUCB", "agents.linucb:LinearBound"),
     "linear-ts": ("agents.linear_ts:LinearTS", "agents.linear_ts:PosteriorDraws"),
     "dqn": ("agents.dqn:DQN", _SCORING),
+    "c51": ("agents.c51:C51", _DISTRIBUTIONAL),
+    "qrdqn": ("agents.qrdqn:QRDQN", _DISTRIBUTIONAL),
     "drqn": ("agents.drqn:DRQN", _RECURRENT),
     "reinforce": ("agents.reinforce:REINFORCE", _SCORING),
     "a2c": ("agents.a2c:A2C", _SCORING),

@@ -82,8 +82,8 @@ class DQN:
     def __post_init__(self) -> None:
         """Check the fields."""
         check_counts(
-            self, "total_steps", "num_envs", "batch_size", "gradient_steps", "buffer_size", "steps", "hidden",
-            "segments",
+            self, "total_steps", "num_envs", "batch_size", "gradient_steps", "buffer_size", "target_update_interval",
+            "steps", "hidden", "segments",
         )  # fmt: skip
         check_shares(
             self, "exploration_fraction", "final_epsilon", "backbone_exploration", "priority", "priority_correction",
@@ -109,7 +109,7 @@ class _Learner:
         self.q = task.scorer(gain=gain, hidden=config.hidden, dueling=config.dueling, slate_size=1)
         self.target = copy.deepcopy(self.q)
         self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.learning_rate)
-        self.experience = Experience(task, config, seed, alpha=config.priority)
+        self.experience = Experience(task, config, seed, alpha=config.priority, beta=config.priority_correction)
 
     def advance(self, last: int) -> Row:
         """Act, keep, learn, up to user step `last`."""
@@ -148,8 +148,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        parts = {name: getattr(self, name).state_dict() for name in ("q", "target", "optimiser", "experience")}
-        return copy.deepcopy(parts)
+        parts = {name: getattr(self, name).state_dict() for name in ("q", "target", "optimiser")}
+        return {**copy.deepcopy(parts), "experience": self.experience.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""

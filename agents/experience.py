@@ -27,11 +27,14 @@ class Experience:
         Args:
             task: whose users.
             config: of the agent: `total_steps`, `num_envs`, `buffer_size`, `learning_starts`, `exploration_fraction`,
-                `final_epsilon` and `backbone_exploration`.
+                `final_epsilon` and `backbone_exploration`; and `steps` of a transition, where it has more than one.
             seed: of the users and their luck.
             slate_size: items a step, K.
             alpha: exponent of the priorities; 0 draws uniformly.
             beta: exponent of the importance weights at the start; it rises to 1.
+
+        Raises:
+            ValueError: the buffer is too small to hold one transition.
         """
         self.config, self.beta = config, beta
         self.env, self.layout = task.environment(config.num_envs, seed, slate_size=slate_size), task.layout(slate_size)
@@ -47,6 +50,12 @@ class Experience:
             num_feedback=kinds,
             alpha=alpha,
         )
+        self.reach = int(getattr(config, "steps", 1))
+        if self.replay.length <= max(2, self.reach):
+            raise ValueError(
+                f"buffer_size is {config.buffer_size}, which keeps {self.replay.length} steps of each of "
+                f"{config.num_envs} sessions: expected more than {max(2, self.reach)}"
+            )
 
     @property
     def epsilon(self) -> float:
@@ -60,7 +69,7 @@ class Experience:
     @property
     def ready(self) -> bool:
         """Whether there is enough to learn from."""
-        return self.steps >= self.config.learning_starts and self.replay.size > 2
+        return self.steps >= self.config.learning_starts and self.replay.size > max(2, self.reach)
 
     def act(self, scores: Callable[[Observation], Tensor]) -> None:
         """One step of every session: the best K items by `scores` (B, N), or exploring ones, never a forbidden one."""

@@ -66,16 +66,22 @@ class GymTask:
         return 1.0
 
     def judge(self, policy: Policy, sessions: int, seed: int) -> float:
-        """Mean return of `policy` over at least so many episodes."""
-        env = self.environment(min(sessions, 16), seed)
+        """Mean return of `policy` over the first episodes of so many environments.
+
+        Not over the episodes that end first: those are the short ones.
+        """
+        env = self.environment(sessions, seed)
         rows: Any = env.reset()
+        returns, going = np.zeros(sessions), np.ones(sessions, np.bool_)
         step, memory, done = 0, None, None
-        while len(env.returns) < sessions:
+        while going.any():
             keys = fold(session_keys(seed, len(rows)), step)
             seen = recalled(policy, self.layout().unpack(torch.from_numpy(rows)), memory, fresh=done)
-            rows, _, ended, _ = env.step(policy.act(seen, keys)[:, 0].numpy() - 1)
+            rows, reward, ended, _ = env.step(policy.act(seen, keys)[:, 0].numpy() - 1)
+            returns += going * reward
+            going &= ~ended
             step, memory, done = step + 1, seen.memory, torch.from_numpy(np.asarray(ended))
-        return float(env.ended_sessions()[0].mean())
+        return float(returns.mean())
 
 
 class GymRows(VecEnvWrapper):

@@ -188,10 +188,14 @@ class ItemScorer(nn.Module):
         """Width of the item vectors, E; 0 where each step brings new candidates."""
         return 0 if self.layout.candidate_width else self.items.shape[1]
 
-    def forward(self, observation: Observation) -> Tensor:
-        """Scores (B, N), or (B, N, Z); the mask forbids nothing here, it only says which advantages are averaged."""
+    def forward(self, observation: Observation, chosen: Tensor | None = None) -> Tensor:
+        """Scores (B, N), or (B, N, Z); of the `chosen` items (B, K), numbered from 0, alone where they are given.
+
+        The mask forbids nothing here, it only says which advantages are averaged.
+        """
         items = None if self.layout.candidate_width else self.items
         hidden, state, bags = self.encoder(observation, items)
+        few = None if items is None or self.dueling else chosen  # a mean needs all
         if items is None:
             scores = self._of_candidates(observation, hidden, state)  # (B, N, Z)
         else:
@@ -200,11 +204,17 @@ class ItemScorer(nn.Module):
                 query = query + self.query(state).unsqueeze(1)
             if bags is not None:
                 query = query + self.recall(bags).unsqueeze(1)
-            scores = self.gain * (query @ items.T + self.bias).transpose(1, 2)
+            if few is not None:
+                scores = self.gain * (items[few] @ query.mT + self.bias[few].unsqueeze(2))  # (B, K, Z)
+            else:
+                scores = self.gain * (query @ items.T + self.bias).transpose(1, 2)
             if self.encoder.history is not None:
-                scores = scores + self._of_past(self.encoder.history, observation).unsqueeze(2)
+                past = self._of_past(self.encoder.history, observation)  # (B, N)
+                scores = scores + (past if few is None else past.gather(1, few)).unsqueeze(2)
         if self.dueling:
             scores = scores - _mean_allowed(scores, observation.mask)
+        if chosen is not None and few is None:
+            scores = scores.gather(1, chosen.unsqueeze(2).expand(-1, -1, self.outputs))
         scores = scores + self.value(hidden).unsqueeze(1)
         found: Tensor = scores.squeeze(2) if self.outputs == 1 else scores
         return found

@@ -9,6 +9,8 @@ OFF_POLICY: dict[str, Any] = {
 }  # fmt: skip
 TINY: dict[str, dict[str, Any]] = {
     "dqn": {**OFF_POLICY, "dueling": True, "priority": 0.6, "steps": 2},
+    "c51": {**OFF_POLICY, "atoms": 11, "priority": 0.5, "steps": 2},
+    "qrdqn": {**OFF_POLICY, "quantiles": 8, "risk": "cvar", "optimism": 50.0},
     "ppo": {
         "total_steps": 256,
         "num_envs": 8,

@@ -12,6 +12,7 @@ import torch
 import agents
 from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
 from agents.choice import sample_items, softmax_probabilities, top_items
+from agents.distributional import Atoms, DistributionalPolicy, Quantiles, Reading
 from agents.epsilon_greedy import MeanReward
 from agents.explore_then_commit import ExploreThenCommit
 from agents.item_knn import ItemKNN, nearest_items
@@ -68,6 +69,13 @@ def built(slate_size: int) -> dict[str, StoredPolicy]:
     for name in ("drqn", "recurrent-ppo"):
         remembers = RecurrentScorer(ItemScorer(RECENT, hidden=4, memory=5))
         policies[name] = RecurrentPolicy(scorer=remembers, name=name, slate_size=slate_size)
+    readings: dict[str, Reading] = {
+        "c51": Atoms(num=5, v_min=-1.0, v_max=3.0),
+        "qrdqn": Quantiles(num=5, level=0.3),
+    }
+    for name, reading in readings.items():
+        wide = ItemScorer(LAYOUT, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), outputs=5)
+        policies[name] = DistributionalPolicy(scorer=wide, reading=reading, name=name, slate_size=slate_size)
     return policies
 
 
