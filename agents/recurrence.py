@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from agents.encoders import recent
 from agents.layout import Layout
-from agents.networks import ItemScorer, recent
+from agents.networks import ItemScorer
 from agents.scoring import ScoringPolicy
 from agents.task import Task
 from recgym.trees import take
