@@ -28,15 +28,15 @@ _SESSIONS: dict[str, Any] = {
     "learning_rate": 1e-3,
 }
 _COAT: dict[str, Any] = {
-    "total_steps": 2_000_000, "num_envs": 512, "rollout": 30, "batch_size": 2048, "epochs": 4, "learning_rate": 1e-3,
-    "hidden": 128, "stopping": _BEST, "choice": "greedy",
+    "num_envs": 512, "rollout": 30, "discount": 0.95, "gae_lambda": 0.9, "batch_size": 2560, "epochs": 4, "hidden": 128,
+    "entropy_weight": 0.03, "anneal": True, "stopping": _BEST, "choice": "greedy",
 }  # fmt: skip
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "long-term-satisfaction-repaired": {
-        "ppo": {**_SESSIONS, "total_steps": 400_000, "choice": "greedy", "stopping": _BEST},
+        "ppo": {**_SESSIONS, "total_steps": 100_000, "choice": "greedy", "stopping": _BEST},
     },
     "coat-no-quit": {
-        "ppo": {**_COAT, "discount": 0.95, "gae_lambda": 0.9, "entropy_weight": 0.03},
+        "ppo": {**_COAT, "total_steps": 1_500_000, "learning_rate": 1e-3},
     },
 }
 """Fields of the agents' configs that differ from the defaults, by world and agent."""
