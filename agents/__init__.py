@@ -41,6 +41,9 @@ _TRAINED: dict[str, tuple[str, str]] = {
     "maskable-ppo": ("agents.maskable_ppo:MaskablePPO", _SCORING),
     "recurrent-ppo": ("agents.recurrent_ppo:RecurrentPPO", _RECURRENT),
     "topk-reinforce": ("agents.topk_reinforce:TopKREINFORCE", _SCORING),
+    "slateq": ("agents.slateq:SlateQ", "agents.slate_policy:SlatePolicy"),
+    "topk": ("agents.topk:TopK", _SCORING),
+    "wolpertinger": ("agents.wolpertinger:Wolpertinger", "agents.wolpertinger:NearestPolicy"),
     "cql": ("agents.cql:CQL", _SCORING),
 }
 """Entry points of every agent and of the policy that it trains, by name."""

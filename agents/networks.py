@@ -184,9 +184,8 @@ class Critic(nn.Module):
     ) -> None:
         """Build it; `item_width` is that of its own item vectors, which a history is read with; `memory` as above."""
         super().__init__()
-        self.layout = layout
         table = torch.randn(layout.num_items, item_width) / item_width**0.5
-        self.layout, self.memory = layout, memory
+        self.layout, self.hidden, self.memory = layout, hidden, memory
         self.items = nn.Parameter(table) if layout.history else None
         self.encoder = Encoder(layout, hidden=hidden, item_width=item_width, layers=2, memory=memory)
         self.top = nn.Linear(hidden, outputs)

@@ -29,6 +29,7 @@ class Batch(NamedTuple):
     feedback: Tensor  # (n, K, F) of the first step
     weight: Tensor  # (n,) importance weight of the draw, at most 1
     place: Tensor  # (n,) where they stand, for `reprioritise`
+    following: Tensor  # (n, K) int64 items shown after the last step, from 0; -1 where the session was over
 
 
 class Replay:
@@ -119,9 +120,12 @@ class Replay:
         for row in (self.over & ~self.left)[place, env].nonzero()[:, 0].tolist():
             envs, rows = self.last[int(place[row])]
             after[row] = rows[(envs == env[row]).nonzero()[0, 0]]
+        following = self.action[(place + 1) % self.length, env].long()
+        following[self.over[place, env]] = -1
         return Batch(
             now=self.row[first, env], action=self.action[first, env].long(), reward=reward, after=after,
             discount=factor * ~self.left[place, env], feedback=self.feedback[first, env], weight=weight, place=index,
+            following=following,
         )  # fmt: skip
 
     def reprioritise(self, index: Tensor, error: Tensor) -> None:

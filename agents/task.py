@@ -22,6 +22,8 @@ from recgym.random import session_keys
 from recgym.rollout import collect
 from recgym.types import Policy, Transitions
 
+_OWN = 0.5
+"""Length of the noise in item vectors that start from features, whose part has length 1."""
 _PROBES = 256
 """Fresh sessions whose states say how far the backbone's scores spread."""
 
@@ -41,6 +43,9 @@ class Task:
     """Items of the visible history that the policy reads beside the state, L: for known worlds that keep one."""
     item_width: int = 32
     """Width of item vectors that are learned from nothing, E."""
+    item_features: Tensor | None = None
+    """What the platform knows of its items, (N, X), say their categories as zeros and ones: without a backbone, item
+    vectors start from it."""
 
     def __post_init__(self) -> None:
         """Refuse a backbone beside candidates, whose features hold all that it knows of items."""
@@ -80,7 +85,8 @@ class Task:
         """
         layout = self.layout(slate_size)
         if self.backbone is None:
-            return ItemScorer(layout, item_width=self.item_width, **fields).to(self.device)
+            vectors = self._vectors_from_features()
+            return ItemScorer(layout, vectors, item_width=self.item_width, **fields).to(self.device)
         return ItemScorer(layout, *self.item_vectors(), gain=gain, **fields).to(self.device)
 
     def critic(self, *, slate_size: int | None = None, **fields: Any) -> Critic:
@@ -109,6 +115,19 @@ class Task:
     def judge(self, policy: Policy, sessions: int, seed: int) -> float:
         """Mean return of `policy` over so many sessions of users that training never meets."""
         return float(collect(self.sessions, policy, num_sessions=sessions, seed=seed).returns.mean())
+
+    def _vectors_from_features(self) -> Tensor | None:
+        """Item vectors (N, E) of length about 1: a random projection of the features, and noise to tell items apart."""
+        features, width = self.item_features, self.item_width
+        if features is None or layout_of(self.sessions).candidate_width:
+            return None
+        if features.ndim != 2 or len(features) != self.sessions.num_items:
+            raise ValueError(f"item_features {tuple(features.shape)} should be ({self.sessions.num_items}, X)")
+        features = features.float().cpu()
+        scale = features.norm(dim=1).mean().clamp_min(1e-6) * width**0.5
+        drawn = features @ torch.randn(features.shape[1], width) / scale
+        vectors: Tensor = drawn + _OWN * torch.randn(len(features), width) / width**0.5
+        return vectors
 
     def _platform(self, slate_size: int | None) -> Sessions[Any]:
         if slate_size is None or slate_size == self.slate_size:

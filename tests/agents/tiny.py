@@ -33,5 +33,8 @@ TINY: dict[str, dict[str, Any]] = {
     "trpo": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "segments": 4},
     "maskable-ppo": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "epochs": 1, "segments": 4},
     "topk-reinforce": {"updates": 40, "batch_size": 16, "segments": 4},
+    "slateq": {**OFF_POLICY, "steps": 2},
+    "topk": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "epochs": 1, "segments": 4},
+    "wolpertinger": {**OFF_POLICY, "nearest": 4, "steps": 2},
     "cql": {"updates": 40, "batch_size": 16, "segments": 4},
 }  # fmt: skip

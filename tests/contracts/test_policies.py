@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from agents.layout import Layout
 from agents.linear_reward import Features
 from agents.linear_ts import PosteriorDraws, posterior_draws
 from agents.linucb import LinearBound
-from agents.networks import ItemScorer
+from agents.networks import Critic, ItemScorer
 from agents.over_catalogue import OverCatalogue
 from agents.recurrence import RecurrentPolicy, RecurrentScorer
 from agents.scoring import ScoringPolicy
+from agents.slate_policy import SlatePolicy
+from agents.wolpertinger import NearestItems, NearestPolicy
 from recgym.checks import check_policy
 from recgym.logs.sequences import Sequences
 from recgym.policy import POLICIES, StoredPolicy, load_policy, save_policy
@@ -66,6 +69,11 @@ def built(slate_size: int) -> dict[str, StoredPolicy]:
     }
     for name in agents.AGENTS.keys() - policies.keys():
         policies[name] = ScoringPolicy(scorer=scorer, name=name, slate_size=slate_size)
+    policies["slateq"] = SlatePolicy(
+        taken=scorer, nothing=Critic(LAYOUT), choice=copy.deepcopy(scorer), slate_size=slate_size
+    )
+    near = NearestItems(LAYOUT, BACKBONE.item_vectors(), nearest=4, hidden=4, learned=False)
+    policies["wolpertinger"] = NearestPolicy(net=near, slate_size=slate_size)
     for name in ("drqn", "recurrent-ppo"):
         remembers = RecurrentScorer(ItemScorer(RECENT, hidden=4, memory=5))
         policies[name] = RecurrentPolicy(scorer=remembers, name=name, slate_size=slate_size)

@@ -68,13 +68,22 @@ class Bait:
         return {"depth": state.depth}
 
 
-@pytest.mark.parametrize("name", ["dqn", "ppo", "a2c", "reinforce", "a3c", "trpo", "maskable-ppo"])
+@pytest.mark.parametrize(
+    "name", ["dqn", "ppo", "a2c", "reinforce", "a3c", "trpo", "maskable-ppo", "slateq", "topk", "wolpertinger"]
+)
 def test_planning_agents_leave_the_bait_alone(name: str, tmp_path: Path) -> None:
     backbone = make_backbone(BackboneConfig(width=8, layers=1, length=4), 5, np.ones(1, np.float32))
     sessions = Sessions(Bait(), SessionConfig(max_steps=20), encoder=backbone)
     budget: dict[str, Any] = {"total_steps": 60_000}
     if name == "dqn":
         budget = {"total_steps": 20_000, "learning_rate": 1e-3}
+    if name == "slateq":
+        budget = {
+            "total_steps": 20_000, "learning_starts": 2_000, "target_update_interval": 2_000, "discount": 0.95,
+            "gradient_steps": 8, "batch_size": 256,
+        }  # fmt: skip
+    if name == "wolpertinger":
+        budget = {"total_steps": 16_000, "nearest": 3, "actor_learning_rate": 1e-3}
     policy = make_agent(name, **budget).train(Task(sessions=sessions, backbone=backbone), seed=0, folder=tmp_path)
     found = collect(sessions, policy, num_sessions=500, seed=9)
     best = 0.5 * (1 - 0.95**20) / 0.05  # item 2 throughout
