@@ -44,7 +44,16 @@ _TRAINED: dict[str, tuple[str, str]] = {
     "slateq": ("agents.slateq:SlateQ", "agents.slate_policy:SlatePolicy"),
     "topk": ("agents.topk:TopK", _SCORING),
     "wolpertinger": ("agents.wolpertinger:Wolpertinger", "agents.wolpertinger:NearestPolicy"),
+    "bc": ("agents.bc:BC", _SCORING),
     "cql": ("agents.cql:CQL", _SCORING),
+    "bcq": ("agents.bcq:BCQ", "agents.bcq:BCQPolicy"),
+    "iql": ("agents.iql:IQL", _SCORING),
+    "decision-transformer": (
+        "agents.decision_transformer:DecisionTransformer",
+        "agents.return_transformer:ReturnPolicy",
+    ),
+    "sqn": ("agents.sqn:SQN", _SCORING),
+    "sa2c": ("agents.sa2c:SA2C", _SCORING),
 }
 """Entry points of every agent and of the policy that it trains, by name."""
 

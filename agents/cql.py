@@ -1,42 +1,41 @@
-"""CQL with an item-scoring head, by d3rlpy, from transitions alone: logged sessions, or collected ones.
+"""CQL with an item-scoring head, from transitions alone: logged sessions, or collected ones.
 
-The minibatches are drawn here, not by d3rlpy's buffer: so a truncated session keeps its last step (d3rlpy would drop
-it), with the state after it as the next observation, and a resumed run draws what it would have drawn.
+    target        y = r + gamma Q'(o', argmax over allowed a of Q(o', a)),    y = r where the user left
+    loss          mean of huber(y - Q(o, a)) + alpha * mean of [log sum over allowed b of exp Q(o, b) - Q(o, a)]
 
-Source: Kumar, Zhou, Tucker, Levine (2020), "Conservative Q-learning for offline reinforcement learning", equation 4.
+Q' is a copy of Q, made every `target_update_interval` updates. With `candidates` C the sum is estimated from C drawn
+items (see `agents.candidates`), and the argmax is over them and the batch's logged items: a gradient step then costs as
+much in a catalogue of any size, but for Adam's step on the item vectors where those are trained. The maximum of C items
+is at most that of all: targets are lower, never higher.
+
+`library=True` lets d3rlpy make the updates, whose loss is the same without masks.
+
+Source: Kumar, Zhou, Tucker, Levine (2020), "Conservative Q-learning for offline reinforcement learning", equation 4;
+van Hasselt et al. (2016), "Deep reinforcement learning with double Q-learning", equation 4.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import d3rlpy
-import numpy as np
-import structlog
 import torch
-from d3rlpy.dataset import TransitionMiniBatch
-from d3rlpy.models.torch.q_functions.base import DiscreteQFunction, QFunctionOutput
-from d3rlpy.models.torch.q_functions.mean_q_function import DiscreteMeanQFunctionForwarder
 from torch import Tensor
-from tqdm import tqdm
+from torch.nn.functional import smooth_l1_loss
 
-from agents.layout import Layout
-from agents.learning import (
-    LearningCurve,
-    Row,
-    describe,
-    isolated_randomness,
-    load_checkpoint,
-    save_checkpoint,
-    seed_segment,
-)
-from agents.networks import ItemScorer, spread_gain
+from agents import updates
+from agents.candidates import Proposal, estimated_logsumexp
+from agents.choice import allow, best_value
+from agents.learning import Row, check_counts, check_shares
+from agents.networks import ItemScorer
+from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from recgym.types import FloatArray, IntArray, Transitions
+from agents.training import Stopping, check_finite, run
+from agents.updates import with_logged
+from recgym.policy import StoredPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +52,18 @@ class CQL:
     """Weight of a reward against the one a step earlier, gamma."""
     conservatism: float = 0.1
     """Weight of logsumexp Q - Q(logged), alpha."""
+    candidates: int = 0
+    """Items drawn for each gradient step in place of the catalogue, C; 0: the whole catalogue."""
+    popular_share: float = 0.5
+    """Share of the drawn items that follow the log's popularity; the rest is uniform."""
+    library: bool = False
+    """Let d3rlpy make the updates: the whole catalogue, no masks, on the CPU."""
     target_update_interval: int = 200
     """Gradient steps between copies of the Q-network to its target."""
     hidden: int = 64
     """Units of the head's MLP."""
+    train_items: bool = True
+    """Learn the item vectors too, or keep the backbone's."""
     initial_spread: float = 0.1
     """Standard deviation within a state of the first Q-values, which rank as the backbone does; in reward."""
     choice: Literal["greedy", "softmax"] = "softmax"
@@ -65,173 +72,161 @@ class CQL:
     """Divides Q for choice "softmax"."""
     segments: int = 20
     """Rows of the learning curve, with a checkpoint each."""
+    stopping: Stopping = field(default_factory=Stopping)
+    """Whether to judge policies on the way, keep the best, and stop early."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for field in ("updates", "batch_size", "target_update_interval", "hidden", "segments"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}, expected at least 1")
-        if not (0 <= self.discount < 1 and self.conservatism >= 0):
+        check_counts(self, "updates", "batch_size", "target_update_interval", "hidden", "segments")
+        check_shares(self, "popular_share", "discount")
+        if not (self.discount < 1 and min(self.conservatism, self.candidates) >= 0):
             raise ValueError(
-                f"discount {self.discount} and conservatism {self.conservatism}: expected [0, 1) and at least 0"
+                f"discount {self.discount}, conservatism {self.conservatism} and candidates {self.candidates}: "
+                "expected [0, 1), at least 0 and at least 0"
             )
+        if self.popular_share == 1:
+            raise ValueError("popular_share is 1: items that the log never shows would never be drawn; expected less")
+        if self.library and self.candidates:
+            raise ValueError(f"d3rlpy scores the whole catalogue: give candidates 0, not {self.candidates}")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False
-    ) -> ScoringPolicy:
+    ) -> StoredPolicy:
         """Train on `task.logged`; see `agents.task.Agent`.
 
         Raises:
-            ValueError: the task has no transitions, or they lack the state or hold slates.
+            ValueError: the task has no transitions, or they lack the state or hold slates; or d3rlpy should make the
+                updates where items are masked.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        data = Offline.of(task.logged)
-        with isolated_randomness():
-            seed_segment(seed, -1)
-            algorithm = self._build(task, data)
-            self._learn(algorithm, data, describe(self, seed), seed, folder, resume=resume, progress=progress)
-        scorer = algorithm.impl.q_function[0].scorer
-        slate_size = task.sessions.config.slate_size
+        learner = _Library if self.library else _Learner
+        return run(
+            self, lambda: learner(self, task, Path(folder)), task, total=self.updates, segments=self.segments,
+            seed=seed, folder=folder, stopping=self.stopping, resume=resume, progress=progress, unit="update",
+        )  # fmt: skip
+
+    def scorer(self, task: Task, data: Offline) -> ItemScorer:
+        """A fresh Q-network."""
+        gain = data.value_gain(task, self.initial_spread)
+        return task.scorer(gain=gain, hidden=self.hidden, train_items=self.train_items, slate_size=1)
+
+    def policy(self, scorer: ItemScorer, task: Task) -> ScoringPolicy:
+        """The policy that Q makes."""
         return ScoringPolicy(
-            scorer=scorer, name="cql", choice=self.choice, temperature=self.temperature, slate_size=slate_size
-        )
-
-    def _build(self, task: Task, data: Offline) -> Any:
-        """d3rlpy's algorithm with an item scorer as its Q-function."""
-        vectors, bias = task.item_vectors()
-        state = torch.from_numpy(data.now[:: max(1, len(data.now) // 256), :-1])
-        gain = spread_gain(state, vectors, bias, self.initial_spread)
-
-        def scorer() -> ItemScorer:
-            layout = Layout(num_items=len(bias), state_width=vectors.shape[1])
-            return ItemScorer(layout, vectors, bias, hidden=self.hidden, gain=gain)
-
-        config = d3rlpy.algos.DiscreteCQLConfig(
-            batch_size=self.batch_size,
-            gamma=self.discount,
-            learning_rate=self.learning_rate,
-            target_update_interval=self.target_update_interval,
-            alpha=self.conservatism,
-            encoder_factory=d3rlpy.models.VectorEncoderFactory(hidden_units=[1]),
-            q_func_factory=_ItemQFactory(make_scorer=scorer),
-        )
-        algorithm = config.create(device="cpu")
-        logging = structlog.get_config()
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))  # d3rlpy says what we do already
-        algorithm.create_impl((data.now.shape[1],), len(bias))
-        structlog.configure(**logging)
-        return algorithm
-
-    def _learn(
-        self, algorithm: Any, data: Offline, run: str, seed: int, folder: Path, *, resume: bool, progress: bool
-    ) -> None:
-        """All segments, from the checkpoint where there is one."""
-        checkpoint = load_checkpoint(folder, run) if resume else None
-        curve = LearningCurve(folder, checkpoint["rows"] if checkpoint else [])
-        modules = algorithm.impl.modules
-        begin = 0
-        if checkpoint:
-            begin = int(checkpoint["segment"])
-            modules.q_funcs.load_state_dict(checkpoint["q"])
-            modules.targ_q_funcs.load_state_dict(checkpoint["target"])
-            modules.optim.optim.load_state_dict(checkpoint["optimiser"])
-        try:
-            with tqdm(total=self.updates, desc="CQL", unit="update", disable=not progress) as bar:
-                for segment in range(begin, self.segments):
-                    seed_segment(seed, segment)
-                    first, last = (self.updates * part // self.segments for part in (segment, segment + 1))
-                    bar.update(first - bar.n)
-                    sums: dict[str, float] = {}
-                    for update in range(first, last):
-                        algorithm._grad_step = update
-                        rows = torch.randint(len(data.action), (self.batch_size,)).numpy()
-                        for name, value in algorithm.update(data.minibatch(rows)).items():
-                            sums[name] = sums.get(name, 0.0) + value / max(last - first, 1)
-                        bar.update()
-                    row: Row = {"step": last, **{f"train/{name}": value for name, value in sums.items()}}
-                    curve.add(row)
-                    state = {"q": modules.q_funcs.state_dict(), "target": modules.targ_q_funcs.state_dict()}
-                    state["optimiser"] = modules.optim.optim.state_dict()
-                    save_checkpoint(folder, run, {"rows": curve.rows, "segment": segment + 1, **state})
-        finally:
-            curve.close()
-
-
-@dataclass(frozen=True, eq=False)
-class Offline:
-    """T transitions as d3rlpy takes them."""
-
-    now: FloatArray  # (T, D + 1) state and context before the step
-    after: FloatArray  # (T, D + 1) the same after it
-    action: IntArray  # (T,) 0..N-1
-    reward: FloatArray  # (T,)
-    terminal: FloatArray  # (T,) 1 where the user left
-
-    @classmethod
-    def of(cls, logged: Transitions | None) -> Offline:
-        """Read transitions.
-
-        Raises:
-            ValueError: there are none, or they lack the state, or hold slates.
-        """
-        if logged is None or not logged.num_steps:
-            raise ValueError("CQL learns from transitions, and the task has none: give Task(logged=...)")
-        if logged.state is None or logged.final_state is None:
-            raise ValueError(
-                "the transitions have no state; collect them with keep=('state',), or read them with a backbone"
-            )
-        if logged.action.shape[1] != 1:
-            raise ValueError(f"CQL chooses one item, the transitions hold slates of {logged.action.shape[1]}")
-        now = np.concatenate([logged.state, logged.context], 1).astype(np.float32)
-        after = np.roll(now, -1, axis=0)
-        last = np.append(np.diff(logged.episode) != 0, True)
-        after[last] = np.concatenate([logged.final_state, logged.final_context], 1)
-        return cls(now, after, logged.action[:, 0] - 1, logged.reward, logged.terminated.astype(np.float32))
-
-    def minibatch(self, rows: IntArray) -> TransitionMiniBatch:
-        """The given transitions (B,)."""
-        action = self.action[rows, None].astype(np.float32)
-        return TransitionMiniBatch(
-            observations=self.now[rows],
-            actions=action,
-            rewards=self.reward[rows, None],
-            next_observations=self.after[rows],
-            next_actions=action,  # not read by Q-learning
-            terminals=self.terminal[rows, None],
-            intervals=np.ones((len(rows), 1), np.float32),
-            transitions=[],
+            scorer=scorer, name="cql", choice=self.choice, temperature=self.temperature, slate_size=task.slate_size
         )
 
 
-class _ItemQ(DiscreteQFunction):  # type: ignore[misc]
-    """d3rlpy's Q-function protocol around an item scorer; the encoder it insists on is not used."""
-
-    def __init__(self, encoder: Any, scorer: ItemScorer) -> None:
-        super().__init__()
-        self._unused, self.scorer = encoder, scorer
-
-    def forward(self, x: Tensor) -> QFunctionOutput:
-        return QFunctionOutput(q_value=self.scorer(self.scorer.layout.unpack(x)), quantiles=None, taus=None)
-
-    @property
-    def encoder(self) -> Any:
-        return self._unused
+def cql_terms(q: ItemScorer, target: ItemScorer, batch: Minibatch, config: CQL) -> dict[str, Tensor]:
+    """Both terms of the loss over the whole catalogue."""
+    now, after = with_logged(q.layout.unpack(batch.now), batch.action), q.layout.unpack(batch.after)
+    values = q(now)  # (n, N)
+    found = values.gather(1, batch.action.unsqueeze(1))[:, 0]
+    with torch.no_grad():
+        y = batch.reward + config.discount * batch.going * best_value(target(after), q(after), after.mask)
+    push = allow(values, now.mask).logsumexp(1) - found
+    return {"temporal difference": smooth_l1_loss(found, y), "conservatism": config.conservatism * push.mean()}
 
 
-@dataclasses.dataclass()
-class _ItemQFactory(d3rlpy.models.QFunctionFactory):  # type: ignore[misc]
-    """Makes item scorers for d3rlpy."""
+def candidate_terms(
+    q: ItemScorer, target: ItemScorer, batch: Minibatch, config: CQL, drawn: Tensor, log_expected: Tensor
+) -> dict[str, Tensor]:
+    """Both terms, estimated with the `drawn` items (C,) and their log(C p)."""
+    now, after = with_logged(q.layout.unpack(batch.now), batch.action), q.layout.unpack(batch.after)
+    numbers, size = torch.cat([batch.action, drawn]), len(batch.action)
+    values = q(now, numbers)  # (n, n + C)
+    found = values[:, :size].diagonal()
+    with torch.no_grad():
+        mask = None if after.mask is None else after.mask[:, numbers]
+        best = best_value(target(after, numbers), q(after, numbers), mask)
+        y = batch.reward + config.discount * batch.going * best
+    counts = drawn != batch.action.unsqueeze(1)  # (n, C)
+    if now.mask is not None:
+        counts = counts & now.mask[:, drawn]
+    push = estimated_logsumexp(found, values[:, size:], log_expected, counts) - found
+    return {"temporal difference": smooth_l1_loss(found, y), "conservatism": config.conservatism * push.mean()}
 
-    make_scorer: Any = None
 
-    def create_discrete(self, encoder: Any, hidden_size: int, action_size: int) -> Any:  # noqa: ARG002
-        q_function = _ItemQ(encoder, self.make_scorer())
-        return q_function, DiscreteMeanQFunctionForwarder(q_function, action_size)
+class _Learner:
+    """One run: the networks, the optimiser and the log."""
 
-    def create_continuous(self, encoder: Any, hidden_size: int) -> Any:
-        raise NotImplementedError("items are discrete actions")
+    def __init__(self, config: CQL, task: Task, folder: Path) -> None:
+        self.config, self.task, self.folder, self.done = config, task, folder, 0
+        self.data = Offline.of(task)
+        self.q = config.scorer(task, self.data)
+        self.target = copy.deepcopy(self.q)
+        self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.learning_rate)
+        self.proposal = Proposal(self.data.action, self.q.num_items, config.popular_share)
 
-    @staticmethod
-    def get_type() -> str:
-        return "recgym-items"
+    def advance(self, last: int) -> Row:
+        """Update to `last`."""
+        return updates.learn(self, last)
+
+    def update(self, number: int) -> dict[str, Tensor]:
+        """One gradient step; its terms."""
+        config, batch = self.config, self.data.sample(self.config.batch_size)
+        if config.candidates:
+            drawn = self.proposal.draw(config.candidates)
+            terms = candidate_terms(self.q, self.target, batch, config, *drawn)
+        else:
+            terms = cql_terms(self.q, self.target, batch, config)
+        found = updates.descend(self.folder, self.optimiser, terms, batch)
+        if number % config.target_update_interval == 0:
+            self.target.load_state_dict(self.q.state_dict())
+        return found
+
+    def policy(self) -> ScoringPolicy:
+        """By Q."""
+        return self.config.policy(self.q, self.task)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next segment depends on."""
+        return updates.snapshot(self, "q", "target", "optimiser")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        updates.restore(self, state)
+
+
+class _Library:
+    """One run of d3rlpy's algorithm, with batches of ours."""
+
+    def __init__(self, config: CQL, task: Task, folder: Path) -> None:
+        from agents.d3 import discrete_cql
+
+        self.config, self.task, self.folder, self.done = config, task, folder, 0
+        self.data = Offline.of(task)
+        if self.data.layout.shown:
+            raise ValueError("d3rlpy knows no masks, and items are masked here: leave library=False")
+        self.algorithm = discrete_cql(
+            self.data.layout, lambda: config.scorer(task, self.data), batch_size=config.batch_size,
+            gamma=config.discount, learning_rate=config.learning_rate, alpha=config.conservatism,
+            target_update_interval=config.target_update_interval,
+        )  # fmt: skip
+        modules = self.algorithm.impl.modules
+        self.q, self.target, self.optimiser = modules.q_funcs, modules.targ_q_funcs, modules.optim.optim
+
+    def advance(self, last: int) -> Row:
+        """Update to `last`."""
+        return updates.learn(self, last)
+
+    def update(self, number: int) -> dict[str, Tensor]:
+        """One gradient step; its terms, as d3rlpy names them."""
+        from agents.d3 import minibatch
+
+        self.algorithm._grad_step = number
+        batch = self.data.sample(self.config.batch_size)
+        terms = {name: torch.tensor(value) for name, value in self.algorithm.update(minibatch(batch)).items()}
+        check_finite(self.folder, terms, batch._asdict())
+        return terms
+
+    def policy(self) -> ScoringPolicy:
+        """By Q."""
+        return self.config.policy(self.q[0].scorer, self.task)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next segment depends on."""
+        return updates.snapshot(self, "q", "target", "optimiser")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        updates.restore(self, state)

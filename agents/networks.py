@@ -110,7 +110,7 @@ class ItemScorer(nn.Module):
         return 0 if self.layout.candidate_width else self.items.shape[1]
 
     def forward(self, observation: Observation, chosen: Tensor | None = None) -> Tensor:
-        """Scores (B, N), or (B, N, Z); of the `chosen` items (B, K), numbered from 0, alone where they are given.
+        """Scores (B, N), or (B, N, Z); of the `chosen` items alone: (B, K), or (K,) for all rows, numbered from 0.
 
         The mask forbids nothing here, it only says which advantages are averaged.
         """
@@ -125,17 +125,19 @@ class ItemScorer(nn.Module):
                 query = query + self.query(state).unsqueeze(1)
             if bags is not None:
                 query = query + self.recall(bags).unsqueeze(1)
-            if few is not None:
-                scores = self.gain * (items[few] @ query.mT + self.bias[few].unsqueeze(2))  # (B, K, Z)
+            query, bias = self.gain * query, self.gain * (self.bias if few is None else self.bias[few])
+            if few is None:  # one pass over (B Z, N), which is what a large catalogue costs
+                products = torch.addmm(bias, query.flatten(0, 1), items.T).view(*query.shape[:2], -1)
             else:
-                scores = self.gain * (query @ items.T + self.bias).transpose(1, 2)
+                products = query @ items[few].mT + (bias if few.ndim == 1 else bias.unsqueeze(1))  # (B, Z, K)
+            scores = products.transpose(1, 2)
             if self.encoder.history is not None:
                 past = self._of_past(self.encoder.history, observation)  # (B, N)
-                scores = scores + (past if few is None else past.gather(1, few)).unsqueeze(2)
+                scores = scores + (past if few is None else past.gather(1, few.expand(len(past), -1))).unsqueeze(2)
         if self.dueling:
             scores = scores - _mean_allowed(scores, observation.mask)
         if chosen is not None and few is None:
-            scores = scores.gather(1, chosen.unsqueeze(2).expand(-1, -1, self.outputs))
+            scores = scores.gather(1, chosen.expand(len(scores), -1).unsqueeze(2).expand(-1, -1, self.outputs))
         scores = scores + self.value(hidden).unsqueeze(1)
         found: Tensor = scores.squeeze(2) if self.outputs == 1 else scores
         return found

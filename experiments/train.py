@@ -21,6 +21,9 @@ from recgym.policy import load_policy, save_policy
 from recgym.rollout import logged_transitions
 from simulators import WORLDS
 
+_HISTORIES = ("decision-transformer",)
+"""Agents that read the history of a log beside its states."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -92,7 +95,9 @@ def train_one(settings: Train, job: tuple[str, int]) -> float | None:
     logged = None
     if name in OFFLINE:
         training = sessions_of(loaded.sequences, loaded.roles, TRAIN)
-        logged = logged_transitions(loaded.sequences, training, loaded.users.backbone, sessions.weights)
+        logged = logged_transitions(
+            loaded.sequences, training, loaded.users.backbone, sessions.weights, history=name in _HISTORIES
+        )
     folder = run.policy(name, seed)
     if not settings.resume:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import tyro
 
 from experiments.bench.agents import AgentsBench
 from experiments.bench.env import EnvBench
+from experiments.bench.offline import OfflineBench
 from experiments.bench.worlds import WorldsBench
 
 
@@ -19,9 +20,10 @@ class Bench:
 
     "env": the environment against a bare loop of its backbone's step. "worlds": known worlds and learned users,
     batched, single, in bulk, beside their peers, on a GPU. "agents": what each reaches where the answer is known.
+    "offline": a gradient step of CQL with d3rlpy's plain head, the item head, and a few candidates.
     """
 
-    what: tyro.conf.Positional[Literal["env", "worlds", "agents"]] = "env"
+    what: tyro.conf.Positional[Literal["env", "worlds", "agents", "offline"]] = "env"
     """Which benchmark."""
     env: EnvBench = field(default_factory=EnvBench)
     """Settings of the benchmark "env"."""
@@ -29,8 +31,12 @@ class Bench:
     """Settings of the benchmark "worlds"."""
     agents: AgentsBench = field(default_factory=AgentsBench)
     """Settings of the benchmark "agents"."""
+    offline: OfflineBench = field(default_factory=OfflineBench)
+    """Settings of the benchmark "offline"."""
 
     def __call__(self) -> None:
         """Run the benchmark."""
-        benchmarks: dict[str, Callable[[], None]] = {"env": self.env, "worlds": self.worlds, "agents": self.agents}
+        benchmarks: dict[str, Callable[[], None]] = {
+            "env": self.env, "worlds": self.worlds, "agents": self.agents, "offline": self.offline,
+        }  # fmt: skip
         benchmarks[self.what]()

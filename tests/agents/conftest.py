@@ -15,5 +15,5 @@ from tests.users.small import small_users
 def task() -> Task:
     users = small_users()
     sessions = Sessions(users, SessionConfig(max_steps=8))
-    logged = collect(sessions, Drawn(), num_sessions=60, seed=1, keep=("state",))
+    logged = collect(sessions, Drawn(), num_sessions=60, seed=1, keep=("state", "history"))
     return Task(sessions=sessions, backbone=users.backbone, logged=logged)

@@ -11,7 +11,6 @@ import torch
 
 import agents.learning
 from agents import AGENTS, Task, make_agent, register_agent
-from agents.cql import Offline
 from recgym.checks import check_policy
 from recgym.files import FormatError
 from recgym.policy import load_policy, save_policy
@@ -37,7 +36,7 @@ def weights(policy: Any) -> dict[str, torch.Tensor]:
 
 
 def observation(task: Task, *, masked: bool = False) -> Observation:
-    seen = task.sessions.observe(task.sessions.reset(session_keys(5, 9)), "state")
+    seen = task.sessions.observe(task.sessions.reset(session_keys(5, 9)), "all")
     mask = torch.arange(12).expand(9, -1) % 2 == 0
     return seen._replace(mask=mask) if masked else seen
 
@@ -98,23 +97,6 @@ def test_the_policy_keeps_its_contract_and_its_folder(name: str, task: Task, tmp
     assert again.name == name
     assert (tmp_path / "log.jsonl").exists()
     assert list((tmp_path / "tensorboard").glob("events*"))
-
-
-def test_offline_transitions_never_cross_a_session(task: Task) -> None:
-    logged = task.logged
-    assert logged is not None and logged.final_state is not None
-    data = Offline.of(logged)
-    last = [int(row) for row in torch.nonzero(torch.from_numpy(logged.terminated | logged.truncated))[:, 0]]
-    assert len(last) == logged.num_episodes
-    for row in last[:5]:
-        assert (data.after[row, :-1] == logged.final_state[logged.episode[row]]).all()
-    inner = next(row for row in range(logged.num_steps) if row not in last)
-    assert (data.after[inner] == data.now[inner + 1]).all()
-
-
-def test_cql_says_what_it_needs(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the task has none"):
-        make_agent("cql").train(Task(sessions=task.sessions, backbone=task.backbone), seed=0, folder=tmp_path)
 
 
 def test_unknown_agents_and_settings_are_refused() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 OFF_POLICY: dict[str, Any] = {
     "total_steps": 256, "num_envs": 8, "learning_starts": 64, "gradient_steps": 2, "batch_size": 16, "segments": 4,
 }  # fmt: skip
+LOGGED: dict[str, Any] = {"updates": 40, "batch_size": 16, "segments": 4}
 TINY: dict[str, dict[str, Any]] = {
     "dqn": {**OFF_POLICY, "dueling": True, "priority": 0.6, "steps": 2},
     "c51": {**OFF_POLICY, "atoms": 11, "priority": 0.5, "steps": 2},
@@ -22,7 +23,13 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "drqn": {**OFF_POLICY, "length": 4, "burn_in": 2, "batch_size": 4, "memory": 8},
     "recurrent-ppo": {
-        "total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 32, "epochs": 1, "segments": 4, "memory": 8,
+        "total_steps": 256,
+        "num_envs": 8,
+        "rollout": 8,
+        "batch_size": 32,
+        "epochs": 1,
+        "segments": 4,
+        "memory": 8,
     },
     "a2c": {"total_steps": 256, "num_envs": 8, "rollout": 4, "segments": 4},
     "epsilon-greedy": {"total_steps": 256, "num_envs": 8, "segments": 4},
@@ -36,5 +43,11 @@ TINY: dict[str, dict[str, Any]] = {
     "slateq": {**OFF_POLICY, "steps": 2},
     "topk": {"total_steps": 256, "num_envs": 8, "rollout": 8, "batch_size": 16, "epochs": 1, "segments": 4},
     "wolpertinger": {**OFF_POLICY, "nearest": 4, "steps": 2},
-    "cql": {"updates": 40, "batch_size": 16, "segments": 4},
-}  # fmt: skip
+    "cql": {**LOGGED, "candidates": 5},
+    "bc": {**LOGGED, "top_share": 0.5, "held_out": 0.2},
+    "bcq": LOGGED,
+    "iql": LOGGED,
+    "sqn": {**LOGGED, "held_out": 0.2},
+    "sa2c": {**LOGGED, "warm_up": 20, "negatives": 3, "held_out": 0.2},
+    "decision-transformer": {**LOGGED, "width": 8, "heads": 2, "layers": 1},
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 import agents
 from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
+from agents.bcq import BCQPolicy
 from agents.choice import sample_items, softmax_probabilities, top_items
 from agents.distributional import Atoms, DistributionalPolicy, Quantiles, Reading
 from agents.epsilon_greedy import MeanReward
@@ -24,6 +26,7 @@ from agents.linucb import LinearBound
 from agents.networks import Critic, ItemScorer
 from agents.over_catalogue import OverCatalogue
 from agents.recurrence import RecurrentPolicy, RecurrentScorer
+from agents.return_transformer import ReturnPolicy, ReturnTransformer
 from agents.scoring import ScoringPolicy
 from agents.slate_policy import SlatePolicy
 from agents.wolpertinger import NearestItems, NearestPolicy
@@ -84,6 +87,11 @@ def built(slate_size: int) -> dict[str, StoredPolicy]:
     for name, reading in readings.items():
         wide = ItemScorer(LAYOUT, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), outputs=5)
         policies[name] = DistributionalPolicy(scorer=wide, reading=reading, name=name, slate_size=slate_size)
+    policies["bcq"] = BCQPolicy(q=scorer, imitator=copy.deepcopy(scorer), slate_size=slate_size)
+    network = ReturnTransformer(
+        replace(LAYOUT, history=6, num_feedback=3), (1.0, 0.0, 0.5), None, None, width=8, layers=1, heads=2, dropout=0.1
+    ).eval()
+    policies["decision-transformer"] = ReturnPolicy(network=network, target_return=3.0, slate_size=slate_size)
     return policies
 
 

@@ -11,6 +11,7 @@ import torch
 
 from experiments.bench import Bench
 from experiments.bench.env import EnvBench, core_step
+from experiments.bench.offline import WAYS, OfflineBench
 from experiments.bench.peers import SCRIPT, Peer, measured_peers
 from experiments.bench.timing import alternate, machine, megabytes, most_resident, resident, threads
 from experiments.bench.worlds import BULK, Part, WorldsBench
@@ -119,3 +120,11 @@ def test_what_the_helpers_measure() -> None:
     step = core_step(Sessions(make_world("interest-evolution"), world.session_config()), 4)
     for _ in range(20):  # more than there are slates drawn
         step()
+
+
+def test_a_gradient_step_of_cql_has_a_row_for_each_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = OfflineBench(catalogues=(20, 30), batch_size=4, width=4, candidates=3, seconds=0.01, rounds=1)
+    Bench(what="offline", offline=settings)()
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[-2:]] == ["20", "30"]
+    assert out.count(" ms (") == 2 * len(WAYS) and out.count("(1.000)") >= 2

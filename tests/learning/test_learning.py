@@ -102,7 +102,7 @@ def test_every_agent_beats_chance_over_five_seeds(name: str, tmp_path: Path) -> 
     sessions = Sessions(users, SessionConfig())
     sequences = build_sequences(sample_log())
     training = sessions_of(sequences, temporal(sequences), TRAIN)
-    logged = logged_transitions(sequences, training, users.backbone, sessions.weights)
+    logged = logged_transitions(sequences, training, users.backbone, sessions.weights, history=True)
     task = Task(sessions=sessions, backbone=users.backbone, logged=logged)
     learned = np.stack(
         [rewards(sessions, make_agent(name).train(task, seed=seed, folder=tmp_path / str(seed))) for seed in range(5)]
