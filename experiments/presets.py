@@ -20,21 +20,60 @@ HISTORY: dict[str, int] = {
 """Items of the visible history that agents read beside the state, by world; where missing, none."""
 _BEST = Stopping(sessions=300)
 """Keep the policy that 300 sessions of other users judge best."""
-_SESSIONS: dict[str, Any] = {
-    "num_envs": 128,
-    "rollout": 60,
-    "discount": 0.99,
-    "batch_size": 1024,
-    "learning_rate": 1e-3,
+_ON_POLICY: dict[str, Any] = {
+    "num_envs": 128, "total_steps": 100_000, "discount": 0.99, "choice": "greedy", "stopping": _BEST,
+}  # fmt: skip
+_WHOLE: dict[str, Any] = {**_ON_POLICY, "rollout": 60}
+_PROXIMAL: dict[str, Any] = {**_WHOLE, "batch_size": 1280, "learning_rate": 1e-3}
+_OFF_POLICY: dict[str, Any] = {
+    "num_envs": 64, "total_steps": 60_000, "discount": 0.97, "learning_rate": 1e-3, "gradient_steps": 4,
+    "learning_starts": 4_000, "final_epsilon": 0.05, "stopping": _BEST,
+}  # fmt: skip
+_VALUE: dict[str, Any] = {**_OFF_POLICY, "target_update_interval": 1_000}
+_LOGGED: dict[str, Any] = {"discount": 0.97, "choice": "greedy"}
+_SATISFACTION: dict[str, dict[str, Any]] = {
+    "epsilon-greedy": {},
+    "linucb": {},
+    "linear-ts": {},
+    "dqn": {**_VALUE, "steps": 5},
+    "c51": {**_VALUE, "steps": 5, "v_min": 0.0, "v_max": 800.0},
+    "qrdqn": {**_VALUE, "steps": 5},
+    "drqn": _VALUE,
+    "reinforce": _WHOLE,
+    "a2c": {**_ON_POLICY, "rollout": 20},
+    "a3c": {**_ON_POLICY, "rollout": 20},
+    "trpo": _WHOLE,
+    "ppo": _PROXIMAL,
+    "maskable-ppo": _PROXIMAL,
+    "recurrent-ppo": _PROXIMAL,
+    "slateq": {**_VALUE, "steps": 5},
+    "topk": {**_WHOLE, "batch_size": 1280},
+    "wolpertinger": {**_OFF_POLICY, "steps": 5},
+    "bc": {},
+    "cql": _LOGGED,
+    "bcq": {"discount": 0.97},
+    "iql": _LOGGED,
+    "sqn": {},
+    "sa2c": {},
 }
+_EVOLUTION: dict[str, dict[str, Any]] = {
+    "slateq": {
+        "num_envs": 512, "discount": 1.0, "value_scale": 100, "hidden": 48, "total_steps": 800_000, "gradient_steps": 4,
+        "batch_size": 1024, "steps": 60, "target_update_interval": 20_000, "final_epsilon": 0.2,
+        "exploration_fraction": 0.3, "buffer_size": 400_000, "learning_rate": 7e-4, "stopping": Stopping(sessions=512),
+    },
+    "ppo": {
+        "num_envs": 512, "rollout": 100, "total_steps": 1_500_000, "discount": 1.0, "gae_lambda": 0.97,
+        "batch_size": 5_120, "learning_rate": 1e-3, "anneal": True, "choice": "greedy", "stopping": _BEST,
+    },
+}  # fmt: skip
 _COAT: dict[str, Any] = {
     "num_envs": 512, "rollout": 30, "discount": 0.95, "gae_lambda": 0.9, "batch_size": 2560, "epochs": 4, "hidden": 128,
     "entropy_weight": 0.03, "anneal": True, "stopping": _BEST, "choice": "greedy",
 }  # fmt: skip
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "long-term-satisfaction-repaired": {
-        "ppo": {**_SESSIONS, "total_steps": 100_000, "choice": "greedy", "stopping": _BEST},
-    },
+    "long-term-satisfaction-repaired": _SATISFACTION,
+    "interest-evolution": _EVOLUTION,
     "coat-no-quit": {
         "ppo": {**_COAT, "total_steps": 1_500_000, "learning_rate": 1e-3},
     },
