@@ -10,6 +10,7 @@ import tyro
 
 from experiments.bench.agents import AgentsBench
 from experiments.bench.env import EnvBench
+from experiments.bench.learning import LearningBench
 from experiments.bench.offline import OfflineBench
 from experiments.bench.worlds import WorldsBench
 
@@ -20,10 +21,11 @@ class Bench:
 
     "env": the environment against a bare loop of its backbone's step. "worlds": known worlds and learned users,
     batched, single, in bulk, beside their peers, on a GPU. "agents": what each reaches where the answer is known.
-    "offline": a gradient step of CQL with d3rlpy's plain head, the item head, and a few candidates.
+    "learning": what training costs, beside Stable-Baselines3's own vector environment. "offline": a gradient step of
+    CQL with d3rlpy's plain head, the item head, and a few candidates.
     """
 
-    what: tyro.conf.Positional[Literal["env", "worlds", "agents", "offline"]] = "env"
+    what: tyro.conf.Positional[Literal["env", "worlds", "agents", "learning", "offline"]] = "env"
     """Which benchmark."""
     env: EnvBench = field(default_factory=EnvBench)
     """Settings of the benchmark "env"."""
@@ -31,12 +33,15 @@ class Bench:
     """Settings of the benchmark "worlds"."""
     agents: AgentsBench = field(default_factory=AgentsBench)
     """Settings of the benchmark "agents"."""
+    learning: LearningBench = field(default_factory=LearningBench)
+    """Settings of the benchmark "learning"."""
     offline: OfflineBench = field(default_factory=OfflineBench)
     """Settings of the benchmark "offline"."""
 
     def __call__(self) -> None:
         """Run the benchmark."""
         benchmarks: dict[str, Callable[[], None]] = {
-            "env": self.env, "worlds": self.worlds, "agents": self.agents, "offline": self.offline,
+            "env": self.env, "worlds": self.worlds, "agents": self.agents, "learning": self.learning,
+            "offline": self.offline,
         }  # fmt: skip
         benchmarks[self.what]()
