@@ -63,8 +63,8 @@ _EVOLUTION: dict[str, dict[str, Any]] = {
         "exploration_fraction": 0.3, "buffer_size": 400_000, "learning_rate": 7e-4, "stopping": Stopping(sessions=512),
     },
     "ppo": {
-        "num_envs": 512, "rollout": 100, "total_steps": 1_500_000, "discount": 1.0, "gae_lambda": 0.97,
-        "batch_size": 5_120, "learning_rate": 1e-3, "anneal": True, "choice": "greedy", "stopping": _BEST,
+        "num_envs": 512, "rollout": 32, "total_steps": 1_500_000, "discount": 0.998, "batch_size": 2_048,
+        "value_weight": 1e-4, "learning_rate": 3e-3, "anneal": True, "choice": "greedy", "stopping": _BEST,
     },
 }  # fmt: skip
 _COAT: dict[str, Any] = {
