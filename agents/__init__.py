@@ -4,9 +4,7 @@
 registered with `recgym.policy`, so that `load_policy` finds them.
 """
 
-import contextlib
-import importlib
-
+import agents.notices  # noqa: F401 (quiets what the next import would print)
 from agents.task import AGENTS, Agent, Task, make_agent, register_agent
 from recgym.policy import register_policy
 
@@ -56,10 +54,6 @@ _TRAINED: dict[str, tuple[str, str]] = {
     "sa2c": ("agents.sa2c:SA2C", _SCORING),
 }
 """Entry points of every agent and of the policy that it trains, by name."""
-
-# SB3 and d3rlpy import the old `gym` where it is installed, which prints that it is unmaintained. Nobody here uses it.
-with contextlib.suppress(ImportError):
-    importlib.import_module("gym_notices.notices").notices.clear()
 
 for _name, _entry_point in BASELINES.items():
     register_policy(_name, _entry_point)

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         stage()
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command with --resume goes on from here", file=sys.stderr)
+        print("\ninterrupted; the same command goes on from here, with --resume where it has that", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -72,6 +72,7 @@ class Contest:
         for name in self.agents:
             if name not in AGENTS:
                 raise ValueError(f"no agent is called {name!r}; there are {', '.join(sorted(AGENTS))}")
+            configured(name, {}, self.settings)  # says at once what does not fit
         for name in ("seeds", "sessions", "logged", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -135,12 +136,25 @@ def describe_agent(agent: Any) -> dict[str, Any]:
 
 
 def configured(name: str, preset: dict[str, Any], settings: dict[str, str]) -> Any:
-    """The agent called `name` with the fields of a preset, and those of `settings`, as on the command line, on top."""
+    """The agent called `name` with the fields of a preset, and those of `settings`, as on the command line, on top.
+
+    Raises:
+        ValueError: a setting is no field of the agent, or its value does not fit.
+    """
     made = agent_class(name)(**preset)
     if not settings:
         return made
     words = [word for option, value in settings.items() for word in (f"--{option}", *value.split())]
-    return tyro.cli(type(made), args=words, default=made)
+    try:
+        return tyro.cli(type(made), args=words, default=made, config=(tyro.conf.FlagConversionOff,))
+    except SystemExit as error:  # tyro has printed which field is wrong, and why
+        raise ValueError(
+            f"the settings {settings} do not fit the agent {name!r}; its fields are {_fields(made)}"
+        ) from error
+
+
+def _fields(agent: Any) -> str:
+    return ", ".join(field.name.replace("_", "-") for field in dataclasses.fields(agent))
 
 
 def train_one(contest: Contest, job: tuple[str, str, int]) -> float:

@@ -70,6 +70,7 @@ class LearnedContest:
         for name in self.agents:
             if name not in AGENTS:
                 raise ValueError(f"no agent is called {name!r}; there are {', '.join(sorted(AGENTS))}")
+            configured(name, {}, self.settings)  # says at once what does not fit
 
     def run(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Rows by policy of the run in `folder`: trivial ones, then the agents'."""
@@ -145,9 +146,20 @@ class _Field:
 
 
 def _halves(run: Run) -> Any:
-    """The run, the roles that the first half learns from, and both sets of users, learned once and kept."""
+    """The run, the roles that the first half learns from, and both sets of users, learned once and kept.
+
+    Raises:
+        FormatError: what stands there was learned from another fit of the run.
+    """
     loaded = load_run(run)
     users, roles = [], []
+    about, file = (
+        {"data": loaded.sequences.fingerprint(), "backbone": fingerprint(loaded.users.backbone)},
+        (run.folder / "contest" / "about.json"),
+    )
+    if file.exists() and read_json(file, format=FORMAT, version=VERSION)["fit"] != about:
+        raise FormatError(f"{file}: the contest was held on another fit of the run; delete {file.parent} to begin anew")
+    write_json(file, {"format": FORMAT, "version": VERSION, "fit": about})
     for place, name in enumerate("ab"):
         folder = run.folder / "contest" / name
         roles.append(half_roles(loaded, first=place == 0, seed=0))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
+_PATIENCE = 1.0
+"""Seconds between two looks at whether the parent still lives."""
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -57,6 +62,14 @@ class _Numbered:
 
 
 def _quiet() -> None:
-    """The parent alone hears Ctrl-C; one thread a process."""
+    """The parent alone hears Ctrl-C, and the process ends with it; one thread a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    """End this process once `parent` is gone, however it went."""
+    while os.getppid() == parent:
+        time.sleep(_PATIENCE)
+    os._exit(1)

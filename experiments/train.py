@@ -57,8 +57,11 @@ class Train:
         for name in self.agents:
             if name not in AGENTS:
                 raise ValueError(f"no agent is called {name!r}; there are {', '.join(sorted(AGENTS))}")
+            configured(name, {}, self.settings)  # says at once what does not fit
         if self.world is not None and self.world not in WORLDS:
             raise ValueError(f"no world is called {self.world!r}; there are {', '.join(sorted(WORLDS))}")
+        if self.world is not None and (self.reward or self.max_steps != 50 or self.pessimism):
+            raise ValueError("a world is met as it was published: no other reward, max-steps or pessimism")
         for name in ("seeds", "max_steps", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")

@@ -10,7 +10,7 @@ from experiments import tradeoffs
 from experiments.contest import Contest
 from experiments.learned_contest import LearnedContest
 from experiments.presets import PRESETS
-from experiments.runs import versions
+from experiments.runs import plain, versions
 from recgym.files import write_bytes, write_json
 from recgym.ope.intervals import Interval
 from simulators import WORLDS
@@ -58,8 +58,8 @@ class AgentsBench:
             print(parts[-1], flush=True)
             beside = self.contest.out if self.markdown is None else self.markdown.parent
             tradeoffs.save(tradeoffs.planes(folder.name, rows), beside / f"tradeoffs-{folder.name}.png")
-        about = {"format": "recgym-agents", "version": 1, "versions": versions(), "seeds": self.contest.seeds}
-        write_json(self.contest.out / "agents.json", {**about, "sessions": self.contest.sessions, "worlds": figures})
+        about = {"format": "recgym-agents", "version": 1, "versions": versions(), "settings": plain(self)}
+        write_json(self.contest.out / "agents.json", {**about, "tables": figures})
         if self.markdown is not None:
             write_bytes(self.markdown, ("\n".join(parts)).encode())
 

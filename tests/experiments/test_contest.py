@@ -47,8 +47,13 @@ def test_differences_are_paired() -> None:
 def test_settings_are_those_of_the_command_line() -> None:
     agent = configured("ppo", {"hidden": 8}, {"total-steps": "123", "stopping.sessions": "7"})
     assert (agent.hidden, agent.total_steps, agent.stopping.sessions) == (8, 123, 7)
-    with pytest.raises(SystemExit):
+    assert configured("dqn", {}, {"dueling": "True", "double": "False"}).dueling
+    with pytest.raises(ValueError, match="do not fit the agent 'ppo'; its fields are total-steps, "):
         configured("ppo", {}, {"no-such-field": "1"})
+    with pytest.raises(ValueError, match="do not fit the agent 'ppo'"):
+        Train(out=Path("nowhere"), agents=("ppo",), settings={"hidden": "wide"})
+    with pytest.raises(ValueError, match="a world is met as it was published"):
+        Train(out=Path("nowhere"), world=WORLD, max_steps=5)
 
 
 def test_worlds_become_tasks_with_the_history_that_agents_read() -> None:

@@ -14,7 +14,6 @@ import torch
 import experiments.evaluate
 import experiments.fit
 import experiments.train
-from agents import make_agent
 from experiments.__main__ import main
 from experiments.evaluate import Evaluate
 from experiments.fit import Fit, load_run
@@ -56,15 +55,15 @@ def fit(out: Path, logs: Path, **more: object) -> Fit:
     )  # fmt: skip
 
 
+TINY = {"total-steps": "256", "num-envs": "8", "learning-starts": "16", "gradient-steps": "1"}
+
+
 @pytest.fixture(scope="module")
 def run(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with users, one agent of two seeds by another budget, and a scorecard."""
     out = tmp_path_factory.mktemp("run") / "out"
     fit(out, logs)()
-    with pytest.MonkeyPatch.context() as patch:
-        tiny = {"dqn": {"total_steps": 256, "num_envs": 8, "learning_starts": 16, "gradient_steps": 1}}
-        patch.setattr(experiments.train, "make_agent", lambda name: make_agent(name, **tiny[name]))
-        Train(out=out, agents=("dqn",), seeds=2, processes=1)()
+    Train(out=out, agents=("dqn",), seeds=2, processes=1, settings=TINY)()
     Evaluate(out=out, scoring=ScoringConfig(sessions=40, max_steps=10), processes=1)()
     return Run(out)
 
@@ -162,9 +161,7 @@ def test_training_resumes_with_what_is_missing(run: Run, monkeypatch: pytest.Mon
     Train(out=run.folder, agents=("dqn",), seeds=2, processes=1, resume=True)()
     assert asked == [("dqn", 1)]
     monkeypatch.undo()
-    tiny = {"total_steps": 256, "num_envs": 8, "learning_starts": 16, "gradient_steps": 1}
-    monkeypatch.setattr(experiments.train, "make_agent", lambda name: make_agent(name, **tiny))
-    train_one(Train(out=run.folder, resume=True), ("dqn", 1))
+    train_one(Train(out=run.folder, agents=("dqn",), resume=True, settings=TINY), ("dqn", 1))
     assert (run.policy("dqn", 1) / "policy.json").exists()
 
 
