@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares, of_sessions
 from agents.returns import returns_to_go
-from agents.rollouts import Rollouts, slates, summary
+from agents.rollouts import Rollouts, slates
 from agents.scoring import ScoringPolicy
 from agents.task import Task
 from agents.training import Stopping, check_finite, run
@@ -85,12 +85,13 @@ class A3C:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "total_steps", "workers", "num_envs", "rollout", "hidden", "segments")
         check_shares(self, "discount", "rms_decay")
         if self.order not in ("fixed", "free"):
             raise ValueError(f"order is {self.order!r}, expected 'fixed' or 'free'")
-        if not min(self.temperature, self.max_gradient, self.rms_epsilon) > 0:
-            found = f"temperature {self.temperature}, max_gradient {self.max_gradient}, rms_epsilon {self.rms_epsilon}"
+        if not min(self.max_gradient, self.rms_epsilon) > 0:
+            found = f"max_gradient {self.max_gradient} and rms_epsilon {self.rms_epsilon}"
             raise ValueError(f"{found}: expected above 0")
 
     def train(
@@ -177,7 +178,7 @@ class _Learner:
         row: Row = {"step": self.updates * size}
         if len(losses):
             row |= dict(zip(("train/policy", "train/value", "train/entropy"), losses.mean(0).tolist(), strict=True))
-        return {**row, **summary(*(torch.cat([one[name] for one in found]) for name in ("returns", "lengths")))}
+        return {**row, **of_sessions(*(torch.cat([one[name] for one in found]) for name in ("returns", "lengths")))}
 
     def _one_by_one(self, updates: range) -> list[dict[str, Any]]:
         """The turns that the processes would take."""

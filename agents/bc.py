@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from agents import updates
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
 from agents.task import Task
@@ -59,6 +59,7 @@ class BC:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "updates", "batch_size", "hidden", "segments")
         check_shares(self, "top_share", "held_out")
         if not self.top_share:

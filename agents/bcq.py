@@ -33,7 +33,7 @@ from agents.choice import (
     softmax_probabilities,
     top_items,
 )
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.networks import ItemScorer
 from agents.offline import Offline
 from agents.task import Task
@@ -93,10 +93,9 @@ class BCQ:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "updates", "batch_size", "target_update_interval", "hidden", "segments")
         check_shares(self, "discount", "threshold")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}, expected a positive number")
         if self.threshold == 1:
             raise ValueError("threshold is 1: not even the likeliest item would be supported; expected less")
 
@@ -181,6 +180,11 @@ class BCQPolicy:
     def reads(self) -> Reads:
         """State, or everything where the networks read the history too."""
         return self.q.layout.reads
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What it reads; see `recgym.policy.check_fits`."""
+        return self.q.layout.sizes
 
     @property
     def num_items(self) -> int:

@@ -28,7 +28,7 @@ from torch.nn.functional import smooth_l1_loss
 from agents import updates
 from agents.candidates import Proposal, estimated_logsumexp
 from agents.choice import allow, best_value
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.networks import ItemScorer
 from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
@@ -77,6 +77,7 @@ class CQL:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "updates", "batch_size", "target_update_interval", "hidden", "segments")
         check_shares(self, "popular_share", "discount")
         if not (self.discount < 1 and min(self.conservatism, self.candidates) >= 0):

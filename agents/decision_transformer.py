@@ -8,7 +8,8 @@
     loss       mean of -log softmax over allowed items of score(logged item)
 
 To act, R_t = target return - what the session earned so far, read off the history's feedback: so nothing is kept
-between steps. Where the session is longer than the L items of the history, what lies before is not counted.
+between steps. Where the session is longer than the L items of the history, what lies before is not counted; where
+histories leave out what users did not choose, what earlier sessions earned may be counted in its place.
 
 An own page: d3rlpy's model learns an embedding and an output for every item, where ours reads and scores the
 backbone's item vectors, sees feedback, and honours masks. The tokens of past states are left out, since a past
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from agents import updates
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.offline import Minibatch, Offline
 from agents.return_transformer import ReturnPolicy, ReturnTransformer
 from agents.task import Task
@@ -74,6 +75,7 @@ class DecisionTransformer:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "updates", "batch_size", "context", "width", "layers", "heads", "segments")
         check_shares(self, "dropout", "target_quantile", "held_out")
         if self.width % self.heads:

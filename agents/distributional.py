@@ -127,6 +127,11 @@ class DistributionalPolicy:
         return self.scorer.layout.reads
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What it reads; see `recgym.policy.check_fits`."""
+        return self.scorer.layout.sizes
+
+    @property
     def num_items(self) -> int:
         """Size of the catalogue, N."""
         return self.scorer.num_items

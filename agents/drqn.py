@@ -88,7 +88,7 @@ class DRQN:
         """Check the fields."""
         check_counts(
             self, "total_steps", "num_envs", "batch_size", "length", "gradient_steps", "buffer_size", "memory",
-            "hidden", "segments",
+            "target_update_interval", "hidden", "segments",
         )  # fmt: skip
         check_shares(self, "exploration_fraction", "final_epsilon", "backbone_exploration", "discount")
         if self.burn_in < 0:
@@ -127,7 +127,7 @@ class _Learner:
         self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.learning_rate)
         self.experience = Experience(task, config, seed)
         self.ring = SequenceRing(self.experience.replay, config.memory)
-        nothing = torch.zeros(config.num_envs, config.memory)
+        nothing = torch.zeros(config.num_envs, config.memory, device=task.device)
         self.memory, self.fresh = Memory(nothing, nothing), torch.ones(config.num_envs, dtype=torch.bool)
 
     def advance(self, last: int) -> Row:
@@ -154,7 +154,7 @@ class _Learner:
         """Q of every item, (B, N), with the memory that each session leaves noted."""
         after = self.q.recall(observation, self.memory)
         if bool(self.fresh.any()):
-            rows = self.fresh.nonzero()[:, 0]
+            rows = self.fresh.nonzero()[:, 0].to(self.task.device)
             put(after, rows, self.q.recall(take(observation, rows), None))
         self.memory = after
         scores: Tensor = self.q(observation._replace(memory=after))
@@ -162,7 +162,8 @@ class _Learner:
 
     def _update(self) -> Tensor:
         """One gradient step; its loss."""
-        batch = self.ring.sample(self.config.batch_size, self.config.sequence)
+        drawn = self.ring.sample(self.config.batch_size, self.config.sequence)
+        batch = SequenceBatch(*(part.to(self.task.device) for part in drawn))
         used = slice(self.config.burn_in, None)
         found, memory = self._values(self.q, batch)  # (T + 1, n, N)
         taken = found[:-1].gather(2, batch.action[used])[..., 0]  # (T, n)
@@ -224,7 +225,7 @@ class _Learner:
         """Go on from `state_dict`."""
         for name in _PARTS:
             getattr(self, name).load_state_dict(state[name])
-        self.memory, self.fresh = Memory(*state["memory"].unbind(0)), state["fresh"]
+        self.memory, self.fresh = Memory(*state["memory"].to(self.task.device).unbind(0)), state["fresh"]
 
 
 _PARTS = ("q", "target", "optimiser", "experience", "ring")

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from agents.choice import allow
-from agents.learning import Row
+from agents.learning import Row, of_sessions
 from agents.replay import Batch, Replay
 from agents.task import Task
 from recgym.types import Observation
 
 
 class Experience:
-    """Sessions side by side and what they brought; draws come from torch's global generator, seeded by segments."""
+    """Sessions side by side and what they brought; draws come from torch's global generator, seeded by segments.
+
+    Rows are kept on the CPU, whatever the device that networks live on.
+    """
 
     def __init__(
         self, task: Task, config: Any, seed: int, *, slate_size: int = 1, alpha: float = 0.0, beta: float = 0.4
@@ -36,7 +39,7 @@ class Experience:
         Raises:
             ValueError: the buffer is too small to hold one transition.
         """
-        self.config, self.beta = config, beta
+        self.config, self.beta, self.device = config, beta, task.device
         self.env, self.layout = task.environment(config.num_envs, seed, slate_size=slate_size), task.layout(slate_size)
         self.prior = task.item_vectors() if task.backbone is not None else None
         self.rows = torch.from_numpy(np.asarray(self.env.reset()))
@@ -74,8 +77,9 @@ class Experience:
     def act(self, scores: Callable[[Observation], Tensor]) -> None:
         """One step of every session: the best K items by `scores` (B, N), or exploring ones, never a forbidden one."""
         observation = self.layout.unpack(self.rows)
+        seen = observation if self.device.type == "cpu" else self.layout.unpack(self.rows.to(self.device))
         with torch.no_grad():
-            best = _top(allow(scores(observation), observation.mask), self.layout.slate_size)
+            best = _top(allow(scores(seen), seen.mask), self.layout.slate_size).cpu()
         self.take(torch.where(torch.rand(len(best), 1) < self.epsilon, self._explore(observation), best))
 
     def take(self, action: Tensor) -> None:
@@ -100,20 +104,14 @@ class Experience:
         self.steps += len(done)
 
     def sample(self, count: int, *, discount: float, steps: int = 1) -> Batch:
-        """Draw from the replay; see `Replay.sample`."""
-        share = min(1.0, self.steps / self.config.total_steps)
-        return self.replay.sample(count, discount=discount, steps=steps, beta=self.beta + share * (1 - self.beta))
+        """Draw from the replay, for the networks' device; see `Replay.sample`."""
+        beta = self.beta + min(1.0, self.steps / self.config.total_steps) * (1 - self.beta)
+        found = self.replay.sample(count, discount=discount, steps=steps, beta=beta)
+        return Batch(*(part.to(self.device) for part in found))
 
     def row(self) -> Row:
         """Sessions that ended since the last row: how many, their mean return and length."""
-        returns, lengths = self.env.ended_sessions()  # type: ignore[attr-defined]
-        known = len(returns) > 0
-        return {
-            "sessions": len(returns),
-            "session_reward": float(returns.mean()) if known else None,
-            "session_length": float(lengths.mean()) if known else None,
-            "epsilon": self.epsilon,
-        }
+        return {**of_sessions(*self.env.ended_sessions()), "epsilon": self.epsilon}  # type: ignore[attr-defined]
 
     def _explore(self, observation: Observation) -> Tensor:
         """Items (B, K) drawn uniformly, or from the backbone's ranking, without a repeat in a slate."""

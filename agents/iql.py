@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from agents import updates
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
 from agents.task import Task
@@ -70,10 +70,9 @@ class IQL:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "updates", "batch_size", "hidden", "segments")
         check_shares(self, "discount", "expectile", "target_rate")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}, expected a positive number")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False

@@ -58,6 +58,12 @@ class Layout:
         return sum(self._widths)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What an observation measures: items N, its state with candidates' features, kinds of feedback F."""
+        found = {"items": self.num_items, "state": self.state_width + self.num_items * self.candidate_width}
+        return {**found, "feedback": self.num_feedback} if self.history else found
+
+    @property
     def reads(self) -> Reads:
         """What a policy needs of the observation to fill a row."""
         return "all" if self.history else "state"

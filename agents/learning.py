@@ -1,11 +1,9 @@
-"""What every training run leaves behind: a learning curve, TensorBoard events, a checkpoint to go on from."""
+"""What every training run shares: a learning curve with TensorBoard events, seeded segments, checks of configs."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +14,9 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from recgym.files import FormatError, write_bytes
+from recgym.files import write_bytes
 from recgym.random import session_keys
 
-CHECKPOINT = "checkpoints/last.pt"
 Row = dict[str, float | None]
 
 
@@ -43,6 +40,16 @@ class LearningCurve:
     def close(self) -> None:
         """Flush the events."""
         self._events.close()
+
+
+def of_sessions(returns: Any, lengths: Any) -> Row:
+    """Sessions that ended, (E,) returns and lengths: how many, and their means, as the learning curve notes them."""
+    known = len(returns) > 0
+    return {
+        "sessions": len(returns),
+        "session_reward": float(np.mean(np.asarray(returns, np.float64))) if known else None,
+        "session_length": float(np.mean(np.asarray(lengths, np.float64))) if known else None,
+    }
 
 
 @contextmanager
@@ -70,36 +77,6 @@ def describe(agent: Any, seed: int) -> str:
     return json.dumps({"agent": type(agent).__name__, "seed": seed, **dataclasses.asdict(agent)}, sort_keys=True)
 
 
-def save_checkpoint(folder: Path, run: str, content: dict[str, Any]) -> None:
-    """Write tensors, numbers and lists of the run described by `run`, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save({"format": "recgym-checkpoint-1", "run": run, **content}, buffer)
-    write_bytes(folder / CHECKPOINT, buffer.getvalue())
-
-
-def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
-    """The checkpoint in `folder`, or None where a run has not come to its first.
-
-    Raises:
-        FormatError: the file is truncated or foreign, or belongs to a run with other settings or another seed.
-    """
-    file = folder / CHECKPOINT
-    if not file.exists():
-        return None
-    try:
-        content = torch.load(file, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise FormatError(f"{file}: not a checkpoint ({error}); delete it to train from the start") from error
-    if not isinstance(content, dict) or content.get("format") != "recgym-checkpoint-1":
-        raise FormatError(f"{file}: field 'format' is not 'recgym-checkpoint-1'; delete it to train from the start")
-    theirs, ours = json.loads(content["run"]), json.loads(run)
-    other = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
-    if other:
-        changes = ", ".join(f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}" for name in other)
-        raise FormatError(f"{file}: belongs to a run with other settings ({changes}); resume with those, or start anew")
-    return content
-
-
 def check_counts(config: Any, *names: str) -> None:
     """Refuse fields of a config that are below 1.
 
@@ -120,6 +97,18 @@ def check_shares(config: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}, expected a number in [0, 1]")
+
+
+def check_choice(config: Any) -> None:
+    """Refuse a `choice` that no policy has and a `temperature` that is not positive, before anything is trained.
+
+    Raises:
+        ValueError: names the field and its value.
+    """
+    if getattr(config, "choice", "greedy") not in ("greedy", "softmax"):
+        raise ValueError(f"choice is {config.choice!r}, expected 'greedy' or 'softmax'")
+    if not getattr(config, "temperature", 1.0) > 0:
+        raise ValueError(f"temperature is {config.temperature}, expected a positive number")
 
 
 def even_batch(total: int, most: int) -> int:

@@ -76,6 +76,7 @@ class Features:
     def means(self, observation: Observation, theta: Tensor) -> Tensor:
         """Rewards theta . phi(s, j), (B, N), of theta (M, P), or (B, P) where the model is shared."""
         x = self.sessions(observation)
+        theta = theta.to(x.device)
         if not self.shared:
             return x @ theta.T
         of_session, of_item, of_both = self._padded(theta.expand(len(x), -1)).split(self._parts, 1)
@@ -87,6 +88,7 @@ class Features:
     def variances(self, observation: Observation, covariance: Tensor) -> Tensor:
         """Variances phi^T C phi of the rewards, (B, N), of C (M, P, P)."""
         x = self.sessions(observation)
+        covariance = covariance.to(x.device)
         if not self.shared:
             return torch.einsum("nbp,bp->bn", x @ covariance, x).clamp_min(0)
         rows = self._padded(self._padded(covariance[0]).T).T.split(self._parts, 0)

@@ -88,6 +88,11 @@ class PosteriorDraws:
     reads: ClassVar[Reads] = "state"
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What it reads; see `recgym.policy.check_fits`."""
+        return self.features.layout.sizes
+
+    @property
     def num_items(self) -> int:
         """Size of the catalogue, or candidates a step, N."""
         return self.features.layout.num_items

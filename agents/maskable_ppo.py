@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sb3_contrib
 
 from agents.actor_critic import MaskableItemActorCritic, networks, scorer_of
-from agents.learning import check_counts, check_shares
+from agents.learning import check_choice, check_counts, check_shares, even_batch
 from agents.sb3 import train
 from agents.scoring import ScoringPolicy
 from agents.task import Task
@@ -63,12 +63,17 @@ class MaskablePPO:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "total_steps", "num_envs", "rollout", "batch_size", "epochs", "hidden", "segments")
-        if self.num_envs * self.rollout < 2:
-            raise ValueError("num_envs * rollout is 1, expected at least 2: advantages are normalised over a rollout")
+        steps = self.num_envs * self.rollout
+        if even_batch(steps, self.batch_size) < 2:
+            raise ValueError(
+                f"a rollout of num_envs * rollout = {steps} steps splits into even batches of at most "
+                f"{self.batch_size} as batches of one only: advantages are normalised over a batch"
+            )
         check_shares(self, "discount", "gae_lambda")
-        if not (self.temperature > 0 and self.clip_range > 0):
-            raise ValueError(f"temperature {self.temperature} and clip_range {self.clip_range}: expected above 0")
+        if not self.clip_range > 0:
+            raise ValueError(f"clip_range is {self.clip_range}, expected above 0")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False
@@ -78,7 +83,7 @@ class MaskablePPO:
         def model(env: Any) -> sb3_contrib.MaskablePPO:
             return sb3_contrib.MaskablePPO(
                 MaskableItemActorCritic, env, learning_rate=self.learning_rate, n_steps=self.rollout,
-                batch_size=min(self.batch_size, self.num_envs * self.rollout), n_epochs=self.epochs,
+                batch_size=even_batch(self.num_envs * self.rollout, self.batch_size), n_epochs=self.epochs,
                 gamma=self.discount, gae_lambda=self.gae_lambda, clip_range=self.clip_range,
                 ent_coef=self.entropy_weight, vf_coef=self.value_weight, device=task.device,
                 policy_kwargs=networks(task, hidden=self.hidden, temperature=self.temperature),

@@ -41,7 +41,7 @@ class Offline:
     layout: Layout
     rows: Tensor  # (T + E, W) each session's rows, then the one after its last step
     place: Tensor  # (T,) row before each step; the next row is the one after it
-    action: Tensor  # (T,) int64 from 0
+    slates: Tensor  # (T, K) int64 items shown, from 0
     reward: Tensor  # (T,)
     going: Tensor  # (T,) 1, or 0 where the user left
     to_go: Tensor  # (T,) reward from this step to the end of the session
@@ -50,11 +50,11 @@ class Offline:
     drawn: Tensor  # (M,) steps that `sample` draws from
 
     @classmethod
-    def of(cls, task: Task, *, layout: Layout | None = None) -> Offline:
+    def of(cls, task: Task, *, layout: Layout | None = None, slates: bool = False) -> Offline:
         """The transitions of `task.logged`, on the task's device, as `layout` says (None: the task's, one item a step).
 
         Raises:
-            ValueError: there are none, or they lack what a row holds, or hold slates.
+            ValueError: there are none, or they lack what a row holds, or hold slates where `slates` is False.
         """
         logged = task.logged
         if logged is None or not logged.num_steps:
@@ -63,18 +63,18 @@ class Offline:
             raise ValueError(
                 "the transitions have no state; collect them with keep=('state',), or read them with a backbone"
             )
-        if logged.action.shape[1] != 1:
+        if logged.action.shape[1] != 1 and not slates:
             raise ValueError(
                 f"the agent learns the choice of one item, the transitions hold slates of {logged.action.shape[1]}"
             )
         layout = layout or task.layout(1)
         enters_unseen = getattr(getattr(task.sessions, "users", None), "exposures", True)
         place = torch.from_numpy(np.arange(logged.num_steps) + logged.episode)
-        action = torch.from_numpy(logged.action[:, 0] - 1)
-        if int(action.max()) >= layout.num_items:
-            raise ValueError(f"the transitions show item {int(action.max()) + 1}, the task has {layout.num_items}")
+        shown = torch.from_numpy(logged.action - 1)
+        if int(shown.max()) >= layout.num_items:
+            raise ValueError(f"the transitions show item {int(shown.max()) + 1}, the task has {layout.num_items}")
         parts = (
-            _rows(logged, layout, enters_unseen=enters_unseen), place, action,
+            _rows(logged, layout, enters_unseen=enters_unseen), place, shown,
             torch.from_numpy(logged.reward.astype(np.float32)), torch.from_numpy(~logged.terminated).float(),
             torch.from_numpy(_to_go(logged)), torch.from_numpy(logged.episode),
             torch.from_numpy(logged.returns.astype(np.float32)), torch.arange(logged.num_steps),
@@ -83,6 +83,11 @@ class Offline:
 
     def __len__(self) -> int:
         return len(self.drawn)
+
+    @property
+    def action(self) -> Tensor:
+        """The first item of each step, from 0, (T,)."""
+        return self.slates[:, 0]
 
     def sample(self, count: int) -> Minibatch:
         """Draw steps uniformly, with torch's global generator."""
@@ -152,12 +157,14 @@ def _rows(logged: Transitions, layout: Layout, *, enters_unseen: bool) -> Tensor
                 "or read them with history=True"
             )
         before, amounts = _padded(logged.items, layout.history), _padded(logged.history, layout.history)
-        new, new_amounts = logged.action[last], logged.feedback[last]
-        enters = np.full(len(last), True) if enters_unseen else new_amounts[:, 0, 0] > 0
-        later = np.where(enters[:, None], np.concatenate([before[last, 1:], new], 1), before[last])
-        later_amounts = np.where(
-            enters[:, None, None], np.concatenate([amounts[last, 1:], new_amounts], 1), amounts[last]
-        )
+        longer = np.concatenate([before[last], logged.action[last]], 1)  # (E, L + K)
+        longer_amounts = np.concatenate([amounts[last], logged.feedback[last]], 1)
+        stays = np.ones(longer.shape, np.bool_)
+        if not enters_unseen:
+            stays[:, layout.history :] = logged.feedback[last, :, 0] > 0
+        order = stays.argsort(1, kind="stable")[:, -layout.history :]  # what does not enter stands first, and is cut
+        later = np.take_along_axis(longer, order, 1)
+        later_amounts = np.take_along_axis(longer_amounts, order[:, :, None], 1)
         items, feedback = joined(before, later), joined(amounts.astype(np.float32), later_amounts)
     if layout.shown:
         ids = _shown(logged, last, layout.shown)
@@ -181,17 +188,17 @@ def _shown(logged: Transitions, last: IntArray, width: int) -> IntArray:
 
     As the log's masks say; where it has none, the items of the session itself, the latest S of them.
     """
-    count = logged.num_steps
+    count, size = logged.num_steps, logged.action.shape[1]
     found = np.zeros((count + len(last), width), np.int64)
     if logged.mask is None:
         ends = [*range(count), *(int(step) + 1 for step in last)]  # of the steps whose items are behind each row
         starts = [*(np.arange(count) - logged.step), *(last - logged.step[last])]
         for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            ids = logged.action[max(start, end - width) : end, 0]
+            ids = logged.action[max(start, end - -(-width // size)) : end].ravel()[-width:]
             found[row, : len(ids)] = ids
         return found
     after = ~logged.mask[last]
-    after[np.arange(len(last)), logged.action[last, 0] - 1] = True
+    after[np.arange(len(last))[:, None], logged.action[last] - 1] = True
     for begin, forbidden in ((0, ~logged.mask), (count, after)):
         rows, columns = np.nonzero(forbidden)
         slot = np.arange(len(rows)) - np.searchsorted(rows, rows)

@@ -53,6 +53,11 @@ class OverCatalogue:
         return cls(scorer=policy.scorer, items=items, slate_size=policy.slate_size)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What it reads; see `recgym.policy.check_fits`."""
+        return {"items": self.num_items, "state": self.scorer.layout.state_width}
+
+    @property
     def num_items(self) -> int:
         """Size of the catalogue, N."""
         return len(self.items)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import stable_baselines3
 
 from agents.actor_critic import ItemActorCritic, networks, scorer_of
-from agents.learning import check_counts, check_shares, even_batch
+from agents.learning import check_choice, check_counts, check_shares, even_batch
 from agents.sb3 import train
 from agents.scoring import ScoringPolicy
 from agents.task import Task
@@ -61,12 +61,13 @@ class PPO:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "total_steps", "num_envs", "rollout", "batch_size", "epochs", "hidden", "segments")
         if self.num_envs * self.rollout < 2:
             raise ValueError("num_envs * rollout is 1, expected at least 2: advantages are normalised over a rollout")
         check_shares(self, "discount", "gae_lambda")
-        if not (self.temperature > 0 and self.clip_range > 0):
-            raise ValueError(f"temperature {self.temperature} and clip_range {self.clip_range}: expected above 0")
+        if not self.clip_range > 0:
+            raise ValueError(f"clip_range is {self.clip_range}, expected above 0")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False

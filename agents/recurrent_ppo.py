@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from agents.actor_critic import Slates
 from agents.choice import allow
 from agents.layout import Layout
-from agents.learning import check_counts, check_shares
+from agents.learning import check_choice, check_counts, check_shares
 from agents.networks import Critic
 from agents.recurrence import Memory, Recurrence, RecurrentPolicy, RecurrentScorer, recurrent_scorer
 from agents.sb3 import train
@@ -72,6 +72,7 @@ class RecurrentPPO:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "total_steps", "num_envs", "rollout", "batch_size", "epochs", "memory", "hidden", "segments")
         if (
             self.batch_size < 2
@@ -83,8 +84,8 @@ class RecurrentPPO:
                 f"{self.batch_size} leaves a batch of one: advantages are normalised over a batch"
             )
         check_shares(self, "discount", "gae_lambda")
-        if not (self.temperature > 0 and self.clip_range > 0):
-            raise ValueError(f"temperature {self.temperature} and clip_range {self.clip_range}: expected above 0")
+        if not self.clip_range > 0:
+            raise ValueError(f"clip_range is {self.clip_range}, expected above 0")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares, of_sessions
 from agents.returns import returns_to_go
-from agents.rollouts import Rollouts, slates, summary
+from agents.rollouts import Rollouts, slates
 from agents.scoring import ScoringPolicy
 from agents.task import Task
 from agents.training import Stopping, check_finite, run
@@ -66,12 +66,13 @@ class REINFORCE:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "total_steps", "num_envs", "baseline_steps", "hidden", "segments")
         check_shares(self, "discount")
         if self.rollout < 0:
             raise ValueError(f"rollout is {self.rollout}, expected steps, or 0 for whole sessions")
-        if not min(self.temperature, self.max_gradient) > 0:
-            raise ValueError(f"temperature {self.temperature} and max_gradient {self.max_gradient}: expected above 0")
+        if not self.max_gradient > 0:
+            raise ValueError(f"max_gradient is {self.max_gradient}, expected above 0")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False
@@ -101,7 +102,7 @@ class _Learner:
             found.append(self._update())
         names = ("policy", "baseline", "entropy")
         losses = {f"train/{n}": float(torch.stack([one[n] for one in found]).mean()) if found else None for n in names}
-        return {"step": self.rollouts.steps, **losses, **summary(*self.rollouts.ended())}
+        return {"step": self.rollouts.steps, **losses, **of_sessions(*self.rollouts.ended())}
 
     def _update(self) -> dict[str, Tensor]:
         """Play, then one step of the policy and `baseline_steps` of the baseline; the terms of the loss."""

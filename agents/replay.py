@@ -131,9 +131,9 @@ class Replay:
     def reprioritise(self, index: Tensor, error: Tensor) -> None:
         """Give the transitions at `index` (n,) the priority |error| (n,); nothing where draws are uniform."""
         if self.tree is not None:
-            priority = error.detach().abs().double() + _LEAST
+            priority = error.detach().abs().double().cpu() + _LEAST
             self.highest = max(self.highest, float(priority.max()))
-            self.tree.set(index, priority**self.alpha)
+            self.tree.set(index.cpu(), priority**self.alpha)
 
     def _draw(self, count: int, steps: int, beta: float) -> tuple[Tensor, Tensor]:
         """Places whose `steps` steps are all there, (n,), and their weights (n,)."""

@@ -181,6 +181,11 @@ class ReturnPolicy:
             raise ValueError(f"slate_size is {self.slate_size}, expected 1 to {self.num_items} items")
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What it reads; see `recgym.policy.check_fits`."""
+        return self.network.layout.sizes
+
+    @property
     def num_items(self) -> int:
         """Size of the catalogue, N."""
         return self.network.layout.num_items

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from agents.actor_critic import Slates
 from agents.choice import allow
-from agents.learning import Row
 from agents.networks import Critic, ItemScorer
 from agents.returns import following
 from agents.task import Task
@@ -95,13 +94,3 @@ def slates(scorer: ItemScorer, rows: Tensor) -> Slates:
     """pi(. | o) of rows (B, W): Plackett-Luce of the scores of the allowed items."""
     observation = scorer.layout.unpack(rows)
     return Slates(scorer.layout.slate_size).proba_distribution(allow(scorer(observation), observation.mask))
-
-
-def summary(returns: Tensor, lengths: Tensor) -> Row:
-    """Sessions that ended: how many, their mean return and length, as the learning curve notes them."""
-    known = len(returns) > 0
-    return {
-        "sessions": len(returns),
-        "session_reward": float(returns.double().mean()) if known else None,
-        "session_length": float(lengths.double().mean()) if known else None,
-    }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.choice import allow
-from agents.learning import Row
+from agents.learning import Row, of_sessions
 from agents.task import Task
 from recgym.types import Observation
 
@@ -40,16 +40,10 @@ class Rounds:
 
     def row(self) -> Row:
         """Reward a step, and sessions that ended, since the last row."""
-        returns, lengths = self.env.ended_sessions()  # type: ignore[attr-defined]
-        known = len(returns) > 0
         total, count = self.earned
         self.earned = [0.0, 0.0]
-        return {
-            "reward": total / count if count else None,
-            "sessions": len(returns),
-            "session_reward": float(returns.mean()) if known else None,
-            "session_length": float(lengths.mean()) if known else None,
-        }
+        ended: Any = self.env.ended_sessions()  # type: ignore[attr-defined]
+        return {"reward": total / count if count else None, **of_sessions(*ended)}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, between rows of the curve."""

@@ -27,7 +27,7 @@ from torch import Tensor
 from agents import updates
 from agents.choice import best_value
 from agents.joined import Joined
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
 from agents.task import Task
@@ -82,6 +82,7 @@ class SA2C:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "updates", "batch_size", "negatives", "target_update_interval", "hidden", "segments")
         check_shares(self, "discount", "held_out")
         if not (self.q_weight >= 0 and self.warm_up >= 0 and self.clip > 0):

@@ -1,11 +1,12 @@
 """Runs a Stable-Baselines3 algorithm in segments, each ended by a row of the curve and a checkpoint.
 
-A segment starts from what the checkpoint holds (weights, optimiser, counters, replay buffer, the sessions in progress)
-and from a seed of its own. So a run resumed after a kill ends with the numbers it would have had.
+A segment starts from what the checkpoint holds (weights, optimiser, counters, the sessions in progress) and from a seed
+of its own. So a run resumed after a kill ends with the numbers it would have had.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,35 +14,29 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
+from agents.checkpoints import load_checkpoint, save_checkpoint
 from agents.learning import (
     LearningCurve,
     Row,
     describe,
     isolated_randomness,
-    load_checkpoint,
-    save_checkpoint,
+    of_sessions,
     seed_segment,
 )
 from agents.task import Task
 from agents.training import Judgement, check_finite
 from recgym.policy import StoredPolicy
 
-_COUNTERS = (
-    "num_timesteps",
-    "_n_updates",
-    "_episode_num",
-    "_current_progress_remaining",
-    "_n_calls",
-    "exploration_rate",
-)
+_COUNTERS = ("num_timesteps", "_n_updates", "_current_progress_remaining")
 _NEVER = 1 << 40
 """Rounds between SB3's own log rows: the segments write ours."""
-_BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_ROLLOUT = ("observations", "actions", "rewards", "episode_starts", "values", "log_probs", "advantages", "returns")
+_TERMS = ("loss", "objective")
+"""Ends of the names under which SB3 notes what it optimises."""
 
 
 def train(
@@ -54,7 +49,6 @@ def train(
     folder: Path | str,
     resume: bool,
     progress: bool,
-    slate_size: int | None = None,
 ) -> StoredPolicy:
     """Train until the model has seen `agent.total_steps` user steps, from the checkpoint if `resume`.
 
@@ -65,15 +59,14 @@ def train(
         make_policy: the policy of a model as it is.
         task: what it learns from.
         seed: of exploration, sampling, shuffling, weights and users.
-        folder: gets `log.jsonl`, `tensorboard/` and `checkpoints/last.pt`.
+        folder: gets `log.jsonl`, `tensorboard/` and `checkpoints/last.safetensors`.
         resume: go on from the checkpoint where there is one.
         progress: show a bar.
-        slate_size: items a step in training, where not the task's.
     """
     folder, run, total_steps = Path(folder), describe(agent, seed), agent.total_steps
     folder.mkdir(parents=True, exist_ok=True)
     with isolated_randomness():
-        env = task.environment(agent.num_envs, seed, slate_size=slate_size)
+        env = task.environment(agent.num_envs, seed)
         seed_segment(seed, -1)
         model = make_model(env)
         checkpoint = load_checkpoint(folder, run) if resume else None
@@ -118,6 +111,7 @@ class _Segments(BaseCallback):
         super().__init__()
         self.env, self.curve, self.bar, self.judgement, self.policy = env, curve, bar, judgement, policy
         self.run, self.total_steps, self.segments, self.seed = run, total_steps, segments, seed
+        self._rollout: dict[str, Any] = {}
 
     def _on_training_start(self) -> None:
         self._begin()
@@ -132,6 +126,10 @@ class _Segments(BaseCallback):
         return not self.judgement.over
 
     def _on_rollout_end(self) -> None:
+        buffer: Any = self.locals["rollout_buffer"]
+        self._rollout = {
+            name: getattr(buffer, name) for name in _ROLLOUT
+        }  # SB3 forgets them before the next one starts
         self.bar.update(self.model.num_timesteps - self.bar.n)
 
     def _on_training_end(self) -> None:
@@ -147,35 +145,23 @@ class _Segments(BaseCallback):
     def _check(self) -> None:
         """Stop where a loss that SB3 noted is not finite."""
         values = self.model.logger.name_to_value
-        terms = {name: torch.tensor(float(value)) for name, value in values.items() if "loss" in name}
+        terms = {name: torch.tensor(float(value)) for name, value in values.items() if name.endswith(_TERMS)}
         if terms:
-            check_finite(self.curve.folder, terms, _last_batch(self.model))
+            check_finite(
+                self.curve.folder, terms, {name: torch.from_numpy(part) for name, part in self._rollout.items()}
+            )
 
     def _finish(self) -> None:
-        rewards, lengths = self.env.ended_sessions()
-        row: Row = {
-            "step": self.model.num_timesteps,
-            "sessions": len(rewards),
-            "session_reward": float(rewards.mean()) if len(rewards) else None,
-            "session_length": float(lengths.mean()) if len(rewards) else None,
-        }
-        values = self.model.logger.name_to_value
-        row.update({name: float(value) for name, value in values.items() if name.startswith("train/")})
+        row: Row = {"step": self.model.num_timesteps, **of_sessions(*self.env.ended_sessions())}
+        values = {name: float(value) for name, value in self.model.logger.name_to_value.items()}
+        noted = {name: value for name, value in values.items() if name.startswith("train/")}
+        row.update({name: value if math.isfinite(value) else None for name, value in noted.items()})
         self.judgement.judge(self.policy(), row)
         self.curve.add(row)
         if row["session_reward"] is not None:
             self.bar.set_postfix(session_reward=f"{row['session_reward']:.2f}")
         state = {**_state(self.model, self.env), "judgement": self.judgement.state_dict()}
         save_checkpoint(self.curve.folder, self.run, {"rows": self.curve.rows, **state})
-
-
-def _last_batch(model: Any) -> dict[str, torch.Tensor]:
-    """What SB3 last learned from: the rollout, or the newest rows of the replay buffer."""
-    buffer = getattr(model, "rollout_buffer", None) or model.replay_buffer
-    newest = slice(None) if buffer.full else slice(max(0, buffer.pos - 64), buffer.pos)
-    return {
-        name: torch.from_numpy(np.array(getattr(buffer, name)[newest])) for name in _BUFFER if hasattr(buffer, name)
-    }
 
 
 def _state(model: BaseAlgorithm, env: Any) -> dict[str, Any]:
@@ -190,10 +176,6 @@ def _state(model: BaseAlgorithm, env: Any) -> dict[str, Any]:
     }
     if (memory := getattr(model, "_last_lstm_states", None)) is not None:
         state["memory"] = [part.clone() for part in (*memory.pi, *memory.vf)]
-    if isinstance(buffer := getattr(model, "replay_buffer", None), ReplayBuffer):
-        filled = buffer.buffer_size if buffer.full else buffer.pos
-        state["buffer"] = {name: torch.from_numpy(getattr(buffer, name)[:filled]) for name in _BUFFER}
-        state["buffer_place"] = {"pos": buffer.pos, "full": buffer.full}
     return state
 
 
@@ -209,7 +191,3 @@ def _restore(model: BaseAlgorithm, env: Any, state: dict[str, Any]) -> None:
         memory = [part.to(model.device) for part in state["memory"]]
         recurrent: Any = model
         recurrent._last_lstm_states = type(recurrent._last_lstm_states)(tuple(memory[:2]), tuple(memory[2:]))
-    if isinstance(buffer := getattr(model, "replay_buffer", None), ReplayBuffer):
-        for name, values in state["buffer"].items():
-            getattr(buffer, name)[: len(values)] = values.numpy()
-        buffer.pos, buffer.full = state["buffer_place"]["pos"], state["buffer_place"]["full"]

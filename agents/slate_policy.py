@@ -54,6 +54,11 @@ class SlatePolicy:
         return self.taken.layout.reads
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """What it reads; see `recgym.policy.check_fits`."""
+        return self.taken.layout.sizes
+
+    @property
     def num_items(self) -> int:
         """Size of the catalogue, N."""
         return self.taken.num_items

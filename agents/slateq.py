@@ -89,8 +89,8 @@ class SlateQ:
     def __post_init__(self) -> None:
         """Check the fields."""
         check_counts(
-            self, "total_steps", "num_envs", "batch_size", "gradient_steps", "buffer_size", "steps", "hidden",
-            "segments",
+            self, "total_steps", "num_envs", "batch_size", "gradient_steps", "buffer_size", "steps",
+            "target_update_interval", "hidden", "segments",
         )  # fmt: skip
         check_shares(self, "discount", "exploration_fraction", "final_epsilon", "backbone_exploration")
         if self.target not in ("q-learning", "sarsa"):
@@ -144,7 +144,7 @@ class _Learner:
             experience.act(self._scores)
             if experience.steps // config.target_update_interval > before // config.target_update_interval:
                 self.target.load_state_dict(self.q.state_dict())
-            if experience.ready and experience.replay.size > config.steps:
+            if experience.ready:
                 losses += [self._update() for _ in range(config.gradient_steps)]
         value, choice = torch.stack(losses).mean(0).tolist() if losses else (None, None)
         return {"train/value_loss": value, "train/choice_loss": choice, **experience.row()}

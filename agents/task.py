@@ -38,7 +38,7 @@ class Task:
     """The platform's encoder, whose states the policy reads and whose item vectors its head starts from; None: the
     state is what the users show, and item vectors are learned from nothing."""
     logged: Transitions | None = None
-    """Transitions for agents that learn from logs (CQL)."""
+    """Transitions for agents that learn from logs."""
     history: int = 0
     """Items of the visible history that the policy reads beside the state, L: for known worlds that keep one."""
     item_width: int = 32

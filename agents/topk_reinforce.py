@@ -14,8 +14,7 @@ section 4.4 on the cap; beta is estimated as in section 4.2, by a network of its
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents import updates
 from agents.choice import allow
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.networks import ItemScorer
+from agents.offline import Offline
 from agents.returns import returns_to_go
 from agents.scoring import ScoringPolicy
 from agents.task import Task
 from agents.training import Stopping, check_finite, run
+from agents.updates import with_logged
 from recgym.policy import StoredPolicy
 from recgym.types import Observation, Transitions
 
@@ -67,13 +69,13 @@ class TopKREINFORCE:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(self, "updates", "batch_size", "hidden", "segments")
         check_shares(self, "discount")
         if self.behaviour not in ("auto", "logged", "estimated"):
             raise ValueError(f"behaviour is {self.behaviour!r}, expected 'auto', 'logged' or 'estimated'")
-        if self.top < 0 or not min(self.weight_cap, self.temperature) > 0:
-            found = f"top {self.top}, weight_cap {self.weight_cap} and temperature {self.temperature}"
-            raise ValueError(f"{found}: expected at least 0, and above 0")
+        if self.top < 0 or not self.weight_cap > 0:
+            raise ValueError(f"top {self.top} and weight_cap {self.weight_cap}: expected at least 0, and above 0")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False
@@ -109,21 +111,16 @@ class _Learner:
     """One run: the log, the policy, and the estimate of the one that logged."""
 
     def __init__(self, config: TopKREINFORCE, task: Task, folder: Path) -> None:
-        logged = task.logged
-        if logged is None or not logged.num_steps:
-            raise ValueError("top-K REINFORCE learns from transitions, and the task has none: give Task(logged=...)")
-        self.config, self.task, self.folder = config, task, folder
+        self.config, self.task, self.folder, self.done = config, task, folder, 0
+        self.data = Offline.of(task, layout=task.layout(), slates=True)
+        logged: Any = task.logged
         self.top = config.top or task.slate_size
         self.scorer = task.scorer(hidden=config.hidden, gain=1 / config.temperature)
         self.estimate = task.scorer(hidden=config.hidden)
         self.optimiser = torch.optim.Adam(self.scorer.parameters(), lr=config.learning_rate)
         self.estimate_optimiser = torch.optim.Adam(self.estimate.parameters(), lr=config.learning_rate)
-        self.layout, self.update, self.device = replace(task.layout(), shown=0), 0, task.device
-        self.rows = self.layout.pack(_observation(logged))  # (T, W)
-        self.mask = None if logged.mask is None else torch.from_numpy(logged.mask)
-        self.action = torch.from_numpy(np.asarray(logged.action)).long() - 1  # (T, S)
-        self.returns = _returns(logged, config.discount)  # (T, 1)
-        self.log_propensity = torch.from_numpy(logged.propensity).float().log().unsqueeze(1)  # (T, 1)
+        self.returns = _returns(logged, config.discount).to(task.device)  # (T, 1)
+        self.log_propensity = torch.from_numpy(logged.propensity).float().log().unsqueeze(1).to(task.device)  # (T, 1)
         known = logged.action.shape[1] == 1 and bool((logged.propensity > 0).all())
         if config.behaviour == "logged" and not known:
             raise ValueError(
@@ -132,26 +129,22 @@ class _Learner:
         self.estimated = config.behaviour == "estimated" or not known
 
     def advance(self, last: int) -> Row:
-        """Gradient steps up to update `last`."""
-        found: list[dict[str, Tensor]] = []
-        for self.update in range(self.update, last):  # noqa: B020 (goes on where it stands)
-            found.append(self._update())
-        self.update = last
-        return {f"train/{n}": float(torch.stack([one[n] for one in found]).mean()) for n in found[0]} if found else {}
+        """Update to `last`."""
+        return updates.learn(self, last)
 
-    def _update(self) -> dict[str, Tensor]:
+    def update(self, number: int) -> dict[str, Tensor]:  # noqa: ARG002
         """One step of the policy, and of the estimate where there is one; the terms of the loss."""
-        config = self.config
-        drawn = torch.randint(len(self.rows), (config.batch_size,))
-        rows, action, returns = (part[drawn].to(self.device) for part in (self.rows, self.action, self.returns))
-        mask = None if self.mask is None else self.mask[drawn].to(self.device)
+        config, data = self.config, self.data
+        drawn = torch.randint(len(data), (config.batch_size,)).to(data.drawn.device)
+        rows, action, returns = data.at(drawn).now, data.slates[drawn], self.returns[drawn]
+        seen = with_logged(data.layout.unpack(rows), action)
         terms: dict[str, Tensor] = {}
         if self.estimated:
-            log_behaviour = _log_chance(self.estimate, self.layout.unpack(rows), mask).gather(1, action)
+            log_behaviour = _log_chances(self.estimate, seen).gather(1, action)
             terms["behaviour"] = -log_behaviour.mean()
         else:
-            log_behaviour = self.log_propensity[drawn].to(self.device)
-        everything = _log_chance(self.scorer, self.layout.unpack(rows), mask)  # (n, N)
+            log_behaviour = self.log_propensity[drawn]
+        everything = _log_chances(self.scorer, seen)  # (n, N)
         chance = everything.gather(1, action)  # (n, S)
         terms["policy"] = top_k_loss(chance, log_behaviour, returns, top=self.top, cap=config.weight_cap).mean()
         terms["entropy"] = -(everything.exp() * everything.clamp_min(torch.finfo(torch.float32).min)).sum(1).mean()
@@ -172,29 +165,15 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return copy.deepcopy({"update": self.update, **{name: getattr(self, name).state_dict() for name in _PARTS}})
+        return updates.snapshot(self, "scorer", "estimate", "optimiser", "estimate_optimiser")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.update = state["update"]
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
+        updates.restore(self, state)
 
 
-_PARTS = ("scorer", "estimate", "optimiser", "estimate_optimiser")
-
-
-def _log_chance(scorer: ItemScorer, observation: Observation, mask: Tensor | None) -> Tensor:
-    return torch.log_softmax(allow(scorer(observation), mask), 1)
-
-
-def _observation(logged: Transitions) -> Observation:
-    """What was seen before each step."""
-    state, items, feedback = (
-        None if part is None else torch.from_numpy(np.asarray(part))
-        for part in (logged.state, logged.items, logged.history)
-    )
-    return Observation(torch.from_numpy(logged.context), state=state, items=items, feedback=feedback)
+def _log_chances(scorer: ItemScorer, observation: Observation) -> Tensor:
+    return torch.log_softmax(allow(scorer(observation), observation.mask), 1)
 
 
 def _returns(logged: Transitions, discount: float) -> Tensor:

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.checkpoints import load_checkpoint, save_checkpoint
 from agents.learning import (
     LearningCurve,
     Row,
     describe,
     isolated_randomness,
-    load_checkpoint,
-    save_checkpoint,
     seed_segment,
 )
 from agents.task import Task
@@ -80,6 +79,9 @@ class Judgement:
             return policy
         restore: Any = type(policy).restore  # type: ignore[attr-defined]
         best: StoredPolicy = restore(policy.config(), self.tensors)
+        for part in vars(best).values():
+            if isinstance(part, torch.nn.Module):
+                part.to(self.task.device)
         return best
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def run(
         total: steps, in `unit`.
         segments: rows of the curve and checkpoints, spread evenly.
         seed: of everything random.
-        folder: gets `log.jsonl`, `tensorboard/` and `checkpoints/last.pt`.
+        folder: gets `log.jsonl`, `tensorboard/` and `checkpoints/last.safetensors`.
         stopping: whether and when to stop early.
         resume: go on from the checkpoint where there is one.
         progress: show a bar.

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import sb3_contrib
 
 from agents.actor_critic import ItemActorCritic, networks, scorer_of
-from agents.learning import check_counts, check_shares
+from agents.learning import check_choice, check_counts, check_shares
 from agents.sb3 import train
 from agents.scoring import ScoringPolicy
 from agents.task import Task
@@ -64,6 +64,7 @@ class TRPO:
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        check_choice(self)
         check_counts(
             self,
             "total_steps",
@@ -78,8 +79,8 @@ class TRPO:
         if self.num_envs * self.rollout < 2:
             raise ValueError("num_envs * rollout is 1, expected at least 2: advantages are normalised over a rollout")
         check_shares(self, "discount", "gae_lambda")
-        if not (self.temperature > 0 and self.region > 0):
-            raise ValueError(f"temperature {self.temperature} and region {self.region}: expected above 0")
+        if not self.region > 0:
+            raise ValueError(f"region is {self.region}, expected above 0")
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False

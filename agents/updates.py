@@ -25,10 +25,10 @@ def cloning_loss(scores: Tensor, action: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def with_logged(observation: Observation, action: Tensor) -> Observation:
-    """The observation, with the logged items (n,) allowed: a log may show again what the sessions here would not."""
+    """The observation, with logged items (n,) or (n, K) allowed: a log may show again what these sessions would not."""
     if observation.mask is None:
         return observation
-    return observation._replace(mask=observation.mask.scatter(1, action.unsqueeze(1), True))
+    return observation._replace(mask=observation.mask.scatter(1, action.view(len(action), -1), True))
 
 
 def descend(

@@ -177,7 +177,7 @@ class _Learner:
         experience, losses = self.experience, []
         while experience.steps < last:
             experience.act(lambda observation: self.net.scores(observation, observation.mask))
-            if experience.ready and experience.replay.size > self.config.steps:
+            if experience.ready:
                 losses += [self._update() for _ in range(self.config.gradient_steps)]
         critic, actor = torch.stack(losses).mean(0).tolist() if losses else (None, None)
         return {"train/critic_loss": critic, "train/actor_loss": actor, **experience.row()}
@@ -194,12 +194,13 @@ class _Learner:
         vectors = net.vectors(now)
         taken = vectors.gather(1, batch.action.unsqueeze(2).expand(-1, -1, vectors.shape[2]))  # (n, 1, E)
         critic = smooth_l1_loss(net.values(now, taken)[:, 0], target)
+        check_finite(self.folder, {"temporal difference": critic}, batch._asdict())
         self.critic_optimiser.zero_grad()
         critic.backward()
         nn.utils.clip_grad_norm_(self.critic, 10.0)
         self.critic_optimiser.step()
         actor = -net.values(now, net.point(now).unsqueeze(1)).mean()
-        check_finite(self.folder, {"temporal difference": critic, "actor": actor}, batch._asdict())
+        check_finite(self.folder, {"actor": actor}, batch._asdict())
         self.actor_optimiser.zero_grad()
         actor.backward()
         nn.utils.clip_grad_norm_(net.actor.parameters(), 10.0)
@@ -239,6 +240,11 @@ class NearestPolicy:
     def reads(self) -> Reads:
         """State, or everything where the networks read the history too."""
         return self.net.layout.reads
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What it reads; see `recgym.policy.check_fits`."""
+        return self.net.layout.sizes
 
     @property
     def num_items(self) -> int:

@@ -30,7 +30,7 @@ from experiments.presets import HISTORY, PRESETS
 from experiments.runs import plain
 from recgym.env.session import Sessions
 from recgym.files import FormatError, read_json, write_bytes, write_json
-from recgym.ope.intervals import Interval, seeds_and_users, t_interval
+from recgym.ope.intervals import Interval, seeds_and_users
 from recgym.policy import save_policy
 from recgym.rollout import collect
 from recgym.types import DoubleArray
@@ -215,13 +215,13 @@ def row(returns: DoubleArray, band: dict[str, DoubleArray]) -> dict[str, Any]:
 
 def interval(values: DoubleArray) -> Interval:
     """Mean of (S, E) values: over users alone for one seed, over seeds and users for more."""
-    users = np.arange(values.shape[1])
-    return t_interval(values[0], users) if len(values) == 1 else seeds_and_users(values, users)
+    return seeds_and_users(values, np.arange(values.shape[1]))
 
 
 def _same_run(folder: Path, agent: Any, seed: int) -> bool:
     """Whether the checkpoint in `folder` is of this very run, to go on from."""
-    from agents.learning import describe, load_checkpoint
+    from agents.checkpoints import load_checkpoint
+    from agents.learning import describe
 
     try:
         return load_checkpoint(folder, describe(agent, seed)) is not None

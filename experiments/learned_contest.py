@@ -33,7 +33,7 @@ from recgym.evaluation import rank_policy, ranking_metrics
 from recgym.files import FormatError, read_json, write_bytes, write_json
 from recgym.logs.splits import TRAIN, sessions_of
 from recgym.metrics import coverage, exposure_counts
-from recgym.ope.intervals import Interval, seeds_and_users, t_interval
+from recgym.ope.intervals import seeds_and_users
 from recgym.policy import save_policy
 from recgym.rollout import collect, logged_transitions
 from recgym.types import DoubleArray, Policy
@@ -43,7 +43,8 @@ FORMAT, VERSION = "recgym-learned-contest", 1
 REFERENCE = "backbone-greedy"
 _JUDGE_SEED = 2_000
 Figures = dict[str, DoubleArray]
-"""`trained in` and `independent` rewards (E,), `ndcg@10` and `hr@10` (Q,), `coverage` (1,)."""
+"""`trained in` and `independent` rewards (E,), `ndcg@10` and `hr@10` (Q,), `coverage` (1,); and whose they are: the
+logged people of the sessions, `user` (E,), and of the held-out choices, `asked` (Q,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,8 @@ class _Field:
             "ndcg@10": metrics["ndcg@10"],
             "hr@10": metrics["hr@10"],
             "coverage": np.array([shown]),
+            "user": away.user.astype(np.float64),
+            "asked": self.mine.sequences.user_of_step[self.steps].astype(np.float64),
         }
 
 
@@ -192,16 +195,11 @@ def _folder(run: Run, name: str, seed: int) -> Path:
 
 
 def _row(parts: list[Figures], reference: Figures) -> dict[str, Any]:
-    """Intervals of every figure over seeds and users, and of the differences to today's ranker."""
+    """Intervals of every figure over seeds and people, and of the differences to today's ranker."""
     found: dict[str, Any] = {}
-    for key in ("trained in", "independent", "ndcg@10", "hr@10"):
-        values = np.stack([part[key] for part in parts])
-        found[key] = _interval(values)
-        found[f"{key} minus {REFERENCE}"] = _interval(values - reference[key][None])
+    for key, whose in (("trained in", "user"), ("independent", "user"), ("ndcg@10", "asked"), ("hr@10", "asked")):
+        values, people = np.stack([part[key] for part in parts]), reference[whose]
+        found[key] = seeds_and_users(values, people)
+        found[f"{key} minus {REFERENCE}"] = seeds_and_users(values - reference[key][None], people)
     found["coverage"] = float(np.mean([part["coverage"] for part in parts]))
     return found
-
-
-def _interval(values: DoubleArray) -> Interval:
-    users = np.arange(values.shape[1])
-    return t_interval(values[0], users) if len(values) == 1 else seeds_and_users(values, users)

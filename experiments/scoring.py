@@ -19,7 +19,6 @@ import agents
 from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
 from agents.explore_then_commit import ExploreThenCommit
 from agents.item_knn import ItemKNN
-from agents.scoring import ScoringPolicy
 from experiments.fit import Loaded, load_run, platform
 from experiments.runs import Run
 from experiments.truth import best_oracle, true_sessions
@@ -131,10 +130,9 @@ def find_policies(run: Run, loaded: Loaded, name: str, slate_size: int) -> list[
         return [policy]
     seeds = sorted(int(folder.name.removeprefix("seed-")) for folder in (run.policies / name).glob("seed-*"))
     encoder = fingerprint(loaded.users.backbone)
-    trained = [load_policy(run.policy(name, seed), encoder=encoder) for seed in seeds]
-    return [
-        dataclasses.replace(one, slate_size=slate_size) if isinstance(one, ScoringPolicy) else one for one in trained
-    ]
+    sizes = {"items": loaded.sequences.num_items}
+    trained: list[Any] = [load_policy(run.policy(name, seed), encoder=encoder, sizes=sizes) for seed in seeds]
+    return [dataclasses.replace(one, slate_size=slate_size) if hasattr(one, "slate_size") else one for one in trained]
 
 
 def trivial_policy(loaded: Loaded, name: str, slate_size: int = 1) -> StoredPolicy:

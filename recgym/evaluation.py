@@ -16,6 +16,7 @@ from recgym.backbones.backbone import Backbone
 from recgym.backbones.ranking import rank_targets
 from recgym.env.session import CONTEXT_STEPS, Sessions
 from recgym.logs.sequences import Sequences
+from recgym.policy import check_fits
 from recgym.random import fold, session_keys
 from recgym.types import DoubleArray, FeedbackKind, IntArray, Observation, Policy, Transitions
 
@@ -118,7 +119,12 @@ def rank_policy(
     """Rank of the item of each given step (Q,) among all items, by the policy's scores; see `rank_targets`.
 
     The context is that of the step's place in its logged session.
+
+    Raises:
+        PolicyError: the policy was made for another catalogue, or reads other observations.
     """
+    sizes = {"items": backbone.num_items, "state": backbone.width, "feedback": backbone.num_feedback}
+    check_fits(policy, sizes, where="the backbone's")
 
     def ranker(items: Tensor, feedback: Tensor, asked: IntArray) -> Tensor:
         context = torch.from_numpy((sequences.place[asked] / CONTEXT_STEPS).astype(np.float32)).unsqueeze(1)

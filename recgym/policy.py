@@ -54,6 +54,29 @@ class StoredPolicy(Policy, Protocol):
         ...
 
 
+def check_fits(policy: Policy, found: Mapping[str, int], *, where: str) -> None:
+    """Refuse a policy that was made for another catalogue or for other observations.
+
+    Args:
+        policy: its `sizes`, where it has them, say what it reads: "items" N, "state" the numbers of a state, with
+            candidates' features behind it, and "feedback" F; else its `num_items`, where it has that.
+        found: the sizes of what it would be given, by the same names.
+        where: what would be given, for the message.
+
+    Raises:
+        PolicyError: a size differs; both are named.
+    """
+    known = getattr(policy, "num_items", None)
+    asked: Mapping[str, int] = getattr(policy, "sizes", {} if known is None else {"items": known})
+    if all(found.get(name, size) == size for name, size in asked.items()):
+        return
+    mine, theirs = (", ".join(f"{name} {sizes[name]}" for name in asked if name in sizes) for sizes in (asked, found))
+    raise PolicyError(
+        f"policy {policy.name!r} reads {mine}, but here are {theirs} ({where}): "
+        "use a policy that was trained on this catalogue and these observations"
+    )
+
+
 def recalled(policy: Policy, observation: Observation, memory: Any, *, fresh: Tensor | None = None) -> Observation:
     """The observation with the policy's memory in it; as it is for a policy that keeps none.
 
@@ -115,17 +138,21 @@ def save_policy(policy: StoredPolicy, folder: Path | str, *, encoder: str | None
     write_json(folder / DESCRIPTION_FILE, description)
 
 
-def load_policy(folder: Path | str, *, encoder: str | None = None) -> StoredPolicy:
+def load_policy(
+    folder: Path | str, *, encoder: str | None = None, sizes: Mapping[str, int] | None = None
+) -> StoredPolicy:
     """Read the policy in `folder`.
 
     Args:
         folder: what `save_policy` wrote.
         encoder: fingerprint of the backbone that will feed it; None skips the comparison.
+        sizes: of the observations that it will be given, as `Sessions.sizes`; None skips the comparison.
 
     Raises:
         FormatError: `policy.json` is missing, truncated, foreign or of another format or version.
         PolicyError: a field is missing or of another type; the weights are missing, truncated or another policy's; the
-            name is not registered; or the policy was trained on another backbone's states.
+            name is not registered; or the policy was trained on another backbone's states, on another catalogue or on
+            observations of other sizes.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -149,6 +176,8 @@ def load_policy(folder: Path | str, *, encoder: str | None = None) -> StoredPoli
         raise PolicyError(
             f"{file}: field 'num_items' is {description['num_items']}, but {WEIGHTS_FILE} ranks {policy.num_items}"
         )
+    if sizes is not None:
+        check_fits(policy, sizes, where=f"for {file}")
     return policy
 
 

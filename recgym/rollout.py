@@ -14,7 +14,7 @@ from recgym.backbones.backbone import Backbone
 from recgym.backbones.encoding import encode_sessions
 from recgym.env.session import CONTEXT_STEPS, Sessions
 from recgym.logs.sequences import Sequences, batches, windows
-from recgym.policy import recalled
+from recgym.policy import check_fits, recalled
 from recgym.random import fold, session_keys
 from recgym.trees import take
 from recgym.types import FeedbackKind, IntArray, Observation, Policy, Reads, Transitions
@@ -52,7 +52,11 @@ def collect(
     Returns:
         Transitions in the order of the sessions; `user` is the logged user, where the users know it, else
         the session's number.
+
+    Raises:
+        PolicyError: the policy was made for another catalogue, or reads other observations.
     """
+    check_fits(policy, sessions.sizes, where="these sessions")
     parts = []
     with tqdm(total=num_sessions, desc=policy.name, unit="session", disable=not progress) as bar:
         for rows in batches(num_sessions, batch_size):

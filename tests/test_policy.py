@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,15 @@ import torch
 import agents  # noqa: F401 (registers the policies)
 import recgym.files
 from agents.baselines import Popularity
+from agents.checkpoints import CHECKPOINT, load_checkpoint
+from agents.layout import Layout
+from agents.networks import ItemScorer
+from agents.scoring import ScoringPolicy
+from recgym.env.session import Sessions
 from recgym.files import FormatError
 from recgym.policy import PolicyError, load_policy, register_policy, save_policy
+from recgym.rollout import collect
+from tests.users.small import small_users
 
 
 @pytest.fixture
@@ -37,6 +46,45 @@ def test_it_reads_back(folder: Path) -> None:
 def test_another_encoder_is_refused(folder: Path) -> None:
     with pytest.raises(PolicyError, match="field 'encoder' is abc, but the backbone here is xyz"):
         load_policy(folder, encoder="xyz")
+
+
+def test_another_catalogue_or_observation_is_refused_with_both_named(folder: Path, tmp_path: Path) -> None:
+    assert load_policy(folder, sizes={"items": 3, "state": 8}).num_items == 3
+    with pytest.raises(
+        PolicyError, match=r"policy 'popularity' reads items 3, but here are items 9 \(for .*policy.json"
+    ):
+        load_policy(folder, sizes={"items": 9, "state": 8})
+    narrow = ScoringPolicy(scorer=ItemScorer(Layout(num_items=12, state_width=5)))
+    save_policy(narrow, tmp_path / "narrow")
+    sessions = Sessions(small_users())
+    with pytest.raises(PolicyError, match="'scoring' reads items 12, state 5, but here are items 12, state 8"):
+        load_policy(tmp_path / "narrow", sizes=sessions.sizes)
+    with pytest.raises(PolicyError, match=r"state 5, but here are items 12, state 8 \(these sessions\)"):
+        collect(sessions, narrow, num_sessions=2, seed=0)
+    with pytest.raises(PolicyError, match=r"reads items 3, but here are items 12 \(these sessions\)"):
+        collect(sessions, load_policy(folder), num_sessions=2, seed=0)
+    read = ScoringPolicy(scorer=ItemScorer(Layout(num_items=12, state_width=8, history=4, num_feedback=2)))
+    with pytest.raises(PolicyError, match="feedback 2, but here are items 12, state 8, feedback 3"):
+        collect(sessions, read, num_sessions=2, seed=0)
+
+
+def test_nothing_is_unpickled(folder: Path) -> None:
+    """A pickle in place of the weights, with the right checksum, is refused and not run."""
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (folder / "sprung",))
+
+    content = pickle.dumps(Trap())
+    (folder / "weights.safetensors").write_bytes(content)
+    edit(folder, weights_sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(PolicyError, match="not a safetensors file"):
+        load_policy(folder)
+    (folder / "checkpoints").mkdir()
+    (folder / CHECKPOINT).write_bytes(content)
+    with pytest.raises(FormatError, match="not a checkpoint"):
+        load_checkpoint(folder, "{}")
+    assert not (folder / "sprung").exists()
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,11 @@ class Sessions(Generic[S]):
                 "use repeats='allow' and no encoder (a retriever masks repeats itself: Retrieved(repeats='mask'))"
             )
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What an observation measures: items N, numbers of the state, kinds of feedback F."""
+        return {"items": self.num_items, "state": self.state_width, "feedback": len(self.users.kinds)}
+
     def reset(self, keys: Tensor) -> SessionState:
         """Start one session per key, (B,) int64; the keys are copied, since a state may change in place."""
         keys = keys.to(self.device, copy=True)

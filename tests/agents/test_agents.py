@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 
 import agents.learning
 from agents import AGENTS, Task, make_agent, register_agent
+from agents.task import agent_class
+from agents.training import Stopping
 from recgym.checks import check_policy
 from recgym.files import FormatError
 from recgym.policy import load_policy, save_policy
@@ -77,6 +80,37 @@ def test_a_killed_run_resumes_to_the_same_weights(
     ]
 
 
+@pytest.mark.parametrize("name", ["dqn", "ppo", "bcq", "a3c"])
+def test_a_killed_run_keeps_its_best_judgement(
+    name: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopping early and the policy that was judged best are the same, wherever the run was killed."""
+    agent = make_agent(name, **TINY[name], stopping=Stopping(sessions=20, patience=2))
+    whole = weights(agent.train(task, seed=0, folder=tmp_path / "whole"))
+    expected = (tmp_path / "whole" / "log.jsonl").read_text()
+    add = agents.learning.LearningCurve.add
+    for after in range(1, len(expected.splitlines())):
+        folder, count = tmp_path / f"killed-{after}", after
+
+        def killed(curve: Any, row: Any, count: int = count) -> None:
+            if len(curve.rows) == count:
+                raise KeyboardInterrupt
+            add(curve, row)
+
+        monkeypatch.setattr(agents.learning.LearningCurve, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            agent.train(task, seed=0, folder=folder)
+        monkeypatch.setattr(agents.learning.LearningCurve, "add", add)
+        resumed = weights(agent.train(task, seed=0, folder=folder, resume=True))
+        for key, tensor in whole.items():
+            torch.testing.assert_close(resumed[key], tensor, atol=1e-6, rtol=0, msg=key)
+        judged = [
+            [json.loads(line)["judged_reward"] for line in text.splitlines()]
+            for text in (expected, (folder / "log.jsonl").read_text())
+        ]
+        assert judged[0] == pytest.approx(judged[1])
+
+
 def test_a_checkpoint_of_another_run_is_refused(name: str, task: Task, tmp_path: Path) -> None:
     agent = make_agent(name, **TINY[name])
     agent.train(task, seed=0, folder=tmp_path)
@@ -100,6 +134,8 @@ def test_the_policy_keeps_its_contract_and_its_folder(name: str, task: Task, tmp
 
 
 def test_unknown_agents_and_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="splits into even batches of at most 16 as batches of one only"):
+        make_agent("maskable-ppo", num_envs=17, rollout=1, batch_size=16)
     with pytest.raises(ValueError, match="no agent is called 'sac'; known: a2c, "):
         make_agent("sac")
     with pytest.raises(ValueError, match="already registered"):
@@ -115,3 +151,9 @@ def test_unknown_agents_and_settings_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=f"{field} is 0"):
             make_agent(name, **{field: 0})
+    for name in AGENTS:
+        fields = {field.name for field in dataclasses.fields(agent_class(name))}  # type: ignore[arg-type]
+        for field, wrong in (("choice", "best"), ("temperature", 0.0), ("segments", 0), ("target_update_interval", 0)):
+            if field in fields:
+                with pytest.raises(ValueError, match=f"{field} is {wrong!r}"):
+                    make_agent(name, **{field: wrong})

@@ -91,6 +91,35 @@ def test_without_masks_a_session_shows_nothing_twice() -> None:
         assert set((~found[step]).nonzero()[:, 0].tolist()) == set((logged.action[first : step + 1, 0] - 1).tolist())
 
 
+@pytest.mark.parametrize("exposures", [True, False])
+def test_slates_stand_in_rows_item_by_item(exposures: bool, tmp_path: Path) -> None:
+    """After a session's last step each item of its slate has entered the history, or each that was chosen."""
+    users = small_users(exposures=exposures)
+    sessions = Sessions(users, SessionConfig(max_steps=3, slate_size=2, repeats="mask"))
+    chance = Random(num_items=12, slate_size=2)
+    logged = collect(sessions, chance, num_sessions=40, seed=1, keep=("state", "history"))
+    task = Task(sessions=sessions, backbone=users.backbone, logged=logged, history=5)
+    data = Offline.of(task, layout=task.layout(), slates=True)
+    assert torch.equal(data.slates, torch.from_numpy(logged.action - 1))
+    batch, layout = data.at(data.drawn), data.layout
+    before, after = layout.unpack(batch.now), layout.unpack(batch.after)
+    assert before.items is not None and after.items is not None and logged.mask is not None
+    assert before.mask is not None and torch.equal(before.mask, torch.from_numpy(logged.mask))
+    entered = 0
+    for step in np.flatnonzero(np.append(np.diff(logged.episode) != 0, True)).tolist():
+        items = before.items[step].tolist()
+        for item, feedback in zip(logged.action[step], logged.feedback[step], strict=True):
+            if exposures or feedback[0] > 0:
+                items, entered = [*items[1:], item], entered + 1
+        assert after.items[step].tolist() == items
+    assert entered > 0
+    with pytest.raises(ValueError, match="slates of 2"):
+        Offline.of(task)
+    for found in (task, replace(task, logged=replace(logged, mask=None))):
+        policy = make_agent("topk-reinforce", **LOGGED).train(found, seed=0, folder=tmp_path)
+        assert collect(sessions, policy, num_sessions=5, seed=3).action.shape[1] == 2
+
+
 def test_shares_of_the_sessions(task: Task) -> None:
     data = Offline.of(task)
     best = data.best(0.25)
@@ -144,7 +173,7 @@ def test_what_a_log_must_hold(task: Task) -> None:
         Offline.of(masked_task(), layout=few)
 
 
-@pytest.mark.parametrize("name", ["bc", "cql", "bcq", "iql", "sqn", "sa2c", "decision-transformer"])
+@pytest.mark.parametrize("name", ["bc", "cql", "bcq", "iql", "sqn", "sa2c", "decision-transformer", "topk-reinforce"])
 def test_every_agent_learns_from_a_log_with_masks_and_history(name: str, tmp_path: Path) -> None:
     task = masked_task()
     policy = make_agent(name, **LOGGED).train(task, seed=0, folder=tmp_path)

@@ -32,8 +32,9 @@ from agents.slate_policy import SlatePolicy
 from agents.wolpertinger import NearestItems, NearestPolicy
 from recgym.checks import check_policy
 from recgym.logs.sequences import Sequences
-from recgym.policy import POLICIES, StoredPolicy, load_policy, save_policy
+from recgym.policy import POLICIES, PolicyError, StoredPolicy, check_fits, load_policy, save_policy
 from recgym.random import session_keys
+from recgym.trees import take
 from recgym.types import Observation
 from tests.backbones.test_ranking import sequences
 from tests.users.small import small_users
@@ -120,6 +121,32 @@ def test_the_contract_and_the_folder(name: str, slate_size: int, tmp_path: Path)
         assert policy.act(seen, keys).shape == (4, slate_size)
         assert torch.equal(policy.act(seen, keys), again.act(seen, keys))
         torch.testing.assert_close(policy.scores(seen), again.scores(seen))
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_items_are_shown_as_often_as_their_probabilities_say(name: str) -> None:
+    """Over 6,000 keys each item's share is within five standard errors; greedy, and drawn where it can be."""
+    policy: Any = built(1)[name]
+    drawn = [replace(policy, choice="softmax")] if isinstance(getattr(policy, "choice", None), str) else []
+    mask = torch.arange(12).expand(1, -1) % 3 != 0
+    one = history([3, 5], steps=5)._replace(mask=mask)
+    many = take(one, torch.zeros(6_000, dtype=torch.int64))
+    for played in (policy, *drawn):
+        chance = played.probabilities(one)[0]
+        shown = torch.bincount(played.act(many, session_keys(3, 6_000))[:, 0] - 1, minlength=12) / 6_000
+        assert bool(((shown - chance).abs() <= 5 * (chance * (1 - chance) / 6_000).sqrt() + 1e-6).all())
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_other_catalogues_and_observations_are_refused(name: str) -> None:
+    policy: Any = built(1)[name]
+    known = {"items": 12, "state": 8, "feedback": 3}
+    check_fits(policy, known, where="here")
+    asked = getattr(policy, "sizes", {"items": policy.num_items})
+    assert asked["items"] == policy.num_items and ("state" in asked or not hasattr(policy, "sizes"))
+    for part in asked:
+        with pytest.raises(PolicyError, match=f"{part} {known[part]}.* but here are .*{part} 77"):
+            check_fits(policy, {**known, part: 77}, where="here")
 
 
 def test_popularity_counts_training_targets() -> None:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from agents import AGENTS
+from agents.distributional import DistributionalPolicy, Quantiles
+from agents.layout import Layout
+from agents.networks import ItemScorer
 from experiments.bench.agents import AgentsBench, table
-from experiments.contest import Contest, configured, row, world_task
+from experiments.contest import OFFLINE, Contest, configured, row, world_task
+from experiments.learned_contest import _row as learned_row
+from experiments.runs import Run
+from experiments.scoring import find_policies
 from experiments.train import Train
+from recgym.backbones.backbone import fingerprint
+from recgym.env.session import SessionConfig, Sessions
 from recgym.files import FormatError
+from recgym.policy import PolicyError, save_policy
 from recgym.random import session_keys
+from recgym.rollout import collect
 from simulators.coat import Coat
+from tests.users.small import small_users
 
 pytestmark = [pytest.mark.experiments, pytest.mark.filterwarnings("ignore")]
 QUICK = {"total-steps": "256", "num-envs": "8", "rollout": "8", "segments": "2", "stopping.sessions": "0"}
@@ -42,6 +55,22 @@ def test_differences_are_paired() -> None:
     found = row(np.stack([users + 2.5, users + 2.5]), band)
     assert found["minus rule"].value == pytest.approx(0.5)
     assert found["minus rule"].high - found["minus rule"].low < 1e-6 < found["reward"].high - found["reward"].low
+
+
+def test_choices_of_the_same_people_do_not_count_as_more_people() -> None:
+    """Each person asked four times, with the same answers, is one person; the interval is as wide as if asked once."""
+    people = np.arange(40, dtype=np.float64)
+
+    def figures(times: int) -> dict[str, Any]:
+        answers = np.repeat(np.random.default_rng(0).random(40), times)
+        parts = dict.fromkeys(("trained in", "independent", "ndcg@10", "hr@10"), answers)
+        return {**parts, "coverage": np.ones(1), "user": np.repeat(people, times), "asked": np.repeat(people, times)}
+
+    for seeds in (1, 3):
+        once, often = (learned_row([figures(times)] * seeds, figures(times)) for times in (1, 4))
+        for key in ("ndcg@10", "independent"):
+            assert often[key].low == pytest.approx(once[key].low, abs=1e-9)
+            assert often[key].high - often[key].low > 0.05
 
 
 def test_settings_are_those_of_the_command_line() -> None:
@@ -78,6 +107,28 @@ def test_coats_ratings_are_sessions_of_the_users(real_data: Any) -> None:
     assert (logged.items[inner + 1, -1] == logged.action[inner, 0]).all()  # the history grows by what was rated
     fresh = users.visible(users.reset(session_keys(0, 1))).vector.shape[1]
     assert logged.state.shape[1] == fresh
+
+
+def test_agents_that_learn_from_logs_get_logs() -> None:
+    from dataclasses import fields
+
+    from agents.task import agent_class
+
+    counted = {name for name in AGENTS if "updates" in {one.name for one in fields(agent_class(name))}}  # type: ignore[arg-type]
+    assert counted == set(OFFLINE)
+
+
+def test_every_kind_of_policy_is_scored_with_slates_of_the_asked_size(tmp_path: Path) -> None:
+    run, users = Run(tmp_path), small_users()
+    wide = ItemScorer(Layout(num_items=12, state_width=8), outputs=5)
+    policy = DistributionalPolicy(scorer=wide, reading=Quantiles(num=5), name="qrdqn")
+    save_policy(policy, run.policy("qrdqn", 0), encoder=fingerprint(users.backbone))
+    loaded: Any = SimpleNamespace(users=users, sequences=SimpleNamespace(num_items=12))
+    (found,) = find_policies(run, loaded, "qrdqn", 3)
+    assert collect(Sessions(users, SessionConfig(slate_size=3)), found, num_sessions=4, seed=0).action.shape[1] == 3
+    loaded.sequences.num_items = 13
+    with pytest.raises(PolicyError, match=r"reads items 12, state 8, but here are items 13 \(for .*policy.json"):
+        find_policies(run, loaded, "qrdqn", 3)
 
 
 def test_wrong_names_are_refused(tmp_path: Path) -> None:
