@@ -42,7 +42,7 @@ class SessionConfig:
     """Items already shown in this session: "allow" them, "mask" them (with those that the history holds as consumed,
     where users consume nothing twice), or "refuse" them with an error."""
     max_steps: int = 50
-    """Slates after which a session is truncated."""
+    """Slates after which a session is truncated; where repeats are not allowed, it is too when no slate is left."""
     pessimism: float = 0.0
     """Subtracted from the reward for each unit of it that the users' ensemble disagrees by (standard deviation)."""
 
@@ -201,8 +201,11 @@ class Sessions(Generic[S]):
         reward = earned.sum(1)
         if doubt is not None:
             terms["doubt"], reward = doubt, reward + doubt
-        truncated = (steps >= self.config.max_steps) & ~response.leaves
+        cut = steps >= self.config.max_steps
         shown = None if state.shown is None else state.shown.scatter_(1, slates - 1, True)
+        if shown is not None:  # with too little left for a slate there is no next one
+            cut |= (~shown).sum(1) < self.config.slate_size
+        truncated = cut & ~response.leaves
         encoded = state.encoded
         if self.encoder is not None:
             exposures = bool(getattr(self.users, "exposures", True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -30,6 +32,16 @@ def test_sessions_end_by_leaving_or_by_length_never_both() -> None:
         assert not (outcome.terminated & outcome.truncated).any()
         assert bool(outcome.truncated.any()) == (step == 3)
     assert (outcome.terminated | outcome.truncated).all()
+
+
+@pytest.mark.parametrize("repeats", ["mask", "refuse"])
+def test_a_session_is_cut_where_no_slate_is_left_to_show(repeats: Any) -> None:
+    sessions = Sessions(small_users(), SessionConfig(slate_size=5, repeats=repeats))  # of 12 items
+    state = sessions.reset(session_keys(0, 300))
+    for step in range(2):
+        state, outcome = sessions.step(state, torch.arange(5).expand(300, 5) + 1 + 5 * step)
+        assert bool(outcome.truncated.any()) == (step == 1)
+    assert (outcome.terminated ^ outcome.truncated).all()
 
 
 def test_masks_forbid_what_was_shown_and_refusing_says_where() -> None:
