@@ -59,6 +59,7 @@ for _name, _entry_point in BASELINES.items():
     register_policy(_name, _entry_point)
 
 register_policy("scoring", _SCORING)
+register_policy("spread", "agents.spread:SpreadPolicy")
 register_policy("over-catalogue", "agents.over_catalogue:OverCatalogue")
 for _name, (_agent, _policy) in _TRAINED.items():
     register_agent(_name, _agent)

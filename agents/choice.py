@@ -29,7 +29,7 @@ def top_items(scores: Tensor, mask: Tensor | None, slate_size: int) -> Tensor:
     Raises:
         ValueError: a row allows fewer than `slate_size` items.
     """
-    _check_enough(scores, mask, slate_size)
+    check_enough(scores, mask, slate_size)
     left = allow(scores, mask)
     if slate_size == 1:
         return left.argmax(1, keepdim=True) + 1
@@ -50,7 +50,7 @@ def greedy_probabilities(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 def softmax_probabilities(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax over the allowed items, (B, N)."""
-    _check_enough(scores, mask, 1)
+    check_enough(scores, mask, 1)
     return torch.softmax(allow(scores, mask), 1)
 
 
@@ -72,7 +72,8 @@ def explore(slate: Tensor, other: Tensor, epsilon: float, keys: Tensor) -> Tenso
     return torch.where(uniform(fold(keys, 1), 1) < epsilon, other, slate)
 
 
-def _check_enough(scores: Tensor, mask: Tensor | None, slate_size: int) -> None:
+def check_enough(scores: Tensor, mask: Tensor | None, slate_size: int) -> None:
+    """Refuse rows of scores (B, N) that allow fewer than `slate_size` items."""
     fewest = scores.shape[1] if mask is None else int(mask.sum(1).min()) if len(mask) else slate_size
     if fewest < slate_size:
         raise ValueError(

@@ -46,6 +46,8 @@ class Task:
     item_features: Tensor | None = None
     """What the platform knows of its items, (N, X), say their categories as zeros and ones: without a backbone, item
     vectors start from it."""
+    item_categories: Tensor | None = None
+    """Category of each item, (N,) int64 from 0, for agents that spread slates over categories (`agents.topk`)."""
 
     def __post_init__(self) -> None:
         """Refuse a backbone beside candidates, whose features hold all that it knows of items."""
@@ -117,15 +119,21 @@ class Task:
         return float(collect(self.sessions, policy, num_sessions=sessions, seed=seed).returns.mean())
 
     def _vectors_from_features(self) -> Tensor | None:
-        """Item vectors (N, E) of length about 1: a random projection of the features, and noise to tell items apart."""
+        """Item vectors (N, E): features scaled to a mean length of 1, and noise beside them to tell items apart.
+
+        Where E is less than the features' X, a random projection stands for them, with the noise on top.
+        """
         features, width = self.item_features, self.item_width
         if features is None or layout_of(self.sessions).candidate_width:
             return None
         if features.ndim != 2 or len(features) != self.sessions.num_items:
             raise ValueError(f"item_features {tuple(features.shape)} should be ({self.sessions.num_items}, X)")
         features = features.float().cpu()
-        scale = features.norm(dim=1).mean().clamp_min(1e-6) * width**0.5
-        drawn = features @ torch.randn(features.shape[1], width) / scale
+        features = features / features.norm(dim=1).mean().clamp_min(1e-6)
+        spare = width - features.shape[1]
+        if spare >= 0:
+            return torch.cat([features, _OWN * torch.randn(len(features), spare) / max(spare, 1) ** 0.5], 1)
+        drawn = features @ torch.randn(features.shape[1], width) / width**0.5
         vectors: Tensor = drawn + _OWN * torch.randn(len(features), width) / width**0.5
         return vectors
 

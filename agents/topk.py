@@ -9,7 +9,11 @@
 With K slots, K - 1 of the items that share a slate's advantage had no part in a click: their noise is what `own`
 leaves out, and a ratio a slot is clipped where it moves, not the product of K. Credit "own" is right where the feedback
 of an item does not depend on the others in the slate (clicks by position); where items compete for one click, it does
-not see what an item takes from the others: use "slate".
+not see what an item takes from the others: use "slate". With `Task.item_categories` or `click_rate`, slates are those
+of `agents.spread`; the model of clicks is fitted to each rollout once the policy has learned from it.
+
+With `Task.item_categories` or a model of clicks, slates are drawn from `agents.spread` instead of by Plackett-Luce.
+The model (`agents.clicks`) is fitted to each rollout's feedback, slot by slot, once the policy has learned from it.
 
 Source: Chen et al. (2019), "Top-K off-policy correction for a REINFORCE recommender system", section 4.3 (slates as
 draws); Schulman et al. (2017), "Proximal policy optimization algorithms", equation 7; Schulman et al. (2016),
@@ -30,9 +34,12 @@ from torch import Tensor, nn
 
 from agents.actor_critic import Slates
 from agents.choice import allow
+from agents.clicks import ClickModel
 from agents.learning import Row, check_counts, check_shares
+from agents.networks import ItemScorer
 from agents.returns import following, generalised_advantages
 from agents.scoring import ScoringPolicy
+from agents.spread import Spread, SpreadActor, SpreadPolicy
 from agents.task import Task
 from agents.training import Stopping, check_finite, run
 from recgym.policy import StoredPolicy
@@ -66,6 +73,8 @@ class TopK:
     """Weight of the entropy bonus, of the first slot."""
     value_scale: float = 1.0
     """A typical discounted return, in reward: values are learned in this unit."""
+    click_rate: float = 0.0
+    """Adam's step size of a model of clicks whose log-odds the logits start from; 0: none. It needs a history."""
     temperature: float = 1.0
     """The actor starts as softmax(backbone scores / temperature)."""
     hidden: int = 64
@@ -84,6 +93,8 @@ class TopK:
         for name in ("temperature", "clip_range", "value_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected above 0")
+        if not self.click_rate >= 0:
+            raise ValueError(f"click_rate is {self.click_rate}, expected 0 or more")
         if self.credit not in ("own", "slate"):
             raise ValueError(f"credit is {self.credit!r}, expected 'own' or 'slate'")
         if self.choice not in ("greedy", "softmax"):
@@ -107,6 +118,21 @@ def slot_log_chances(logits: Tensor, slates: Tensor) -> Tensor:
     others = logits.scatter(1, slates, -torch.inf).logsumexp(1, keepdim=True)  # (B, 1)
     left = taken.flip(1).logcumsumexp(1).flip(1)  # (B, K) of the slots from k on
     return taken - torch.logaddexp(left, others)
+
+
+class PlackettLuce(NamedTuple):
+    """Distributions of B slates of K items: the items left, by their logits."""
+
+    logits: Tensor  # (B, N) of the first slot, -inf where an item is forbidden
+    size: int  # K
+
+    def log_chances(self, slates: Tensor) -> Tensor:
+        """Log-probability of every slot, (B, K)."""
+        return slot_log_chances(self.logits, slates)
+
+    def draw(self) -> Tensor:
+        """Slates (B, K) of items from 0."""
+        return Slates(self.size).proba_distribution(self.logits).sample().view(len(self.logits), -1)
 
 
 def slot_advantages(own: Tensor, baseline: Tensor, reward: Tensor, advantage: Tensor, credit: str) -> Tensor:
@@ -142,11 +168,17 @@ class _Learner:
     def __init__(self, config: TopK, task: Task, seed: int, folder: Path) -> None:
         self.config, self.task, self.folder = config, task, folder
         self.size, self.layout = task.slate_size, task.layout()
-        self.actor = task.scorer(hidden=config.hidden, gain=1 / config.temperature)
+        scorer, categories = task.scorer(hidden=config.hidden, gain=1 / config.temperature), task.item_categories
+        self.clicks = ClickModel(scorer, hidden=config.hidden) if config.click_rate else None
+        self.actor: ItemScorer | SpreadActor = scorer
+        self.steered = list(scorer.parameters())
+        if self.clicks is not None or categories is not None:
+            self.actor = SpreadActor(scorer, categories, self.clicks, hidden=config.hidden).to(task.device)
+            self.steered = self.actor.steered()
         self.critic = task.critic(hidden=config.hidden, outputs=1 + self.size)
-        self.optimiser = torch.optim.Adam(
-            [*self.actor.parameters(), *self.critic.parameters()], lr=config.learning_rate
-        )
+        self.optimiser = torch.optim.Adam([*self.steered, *self.critic.parameters()], lr=config.learning_rate)
+        if self.clicks is not None:
+            self.optimiser.add_param_group({"params": self.clicks.parameters(), "lr": config.click_rate})
         weights = task.sessions.weights
         self.weights = torch.tensor([weights.get(kind.name, 0.0) for kind in task.sessions.users.kinds])  # (F,)
         self.env: Any = task.environment(config.num_envs, seed)
@@ -154,26 +186,33 @@ class _Learner:
 
     def advance(self, last: int) -> Row:
         """Play, learn, up to user step `last`."""
-        config, losses = self.config, []
+        config, losses, fits = self.config, [], []
         while self.steps < last:
             rollout = self._play()
             for _ in range(config.epochs):
-                parts = torch.randperm(len(rollout.row)).split(config.batch_size)
-                losses += [self._update(_Rollout(*(each[part] for each in rollout))) for part in parts]
+                losses += [self._update(batch) for batch in self._batches(rollout)]
+            for _ in range(config.epochs if self.clicks else 0):
+                fits += [self._fit(batch) for batch in self._batches(rollout)]
         returns, lengths = self.env.ended_sessions()
         actor, value, entropy = torch.stack(losses).mean(0).tolist() if losses else (None, None, None)
         return {
             "train/policy_loss": actor,
             "train/value_loss": value,
             "train/entropy": entropy,
+            "train/click_loss": float(torch.stack(fits).mean()) if fits else None,
             "sessions": len(returns),
             "session_reward": float(returns.mean()) if len(returns) else None,
             "session_length": float(lengths.mean()) if len(returns) else None,
         }
 
-    def _logits(self, rows: Tensor) -> Tensor:
+    def _batches(self, rollout: _Rollout) -> list[_Rollout]:
+        parts = torch.randperm(len(rollout.row)).split(self.config.batch_size)
+        return [_Rollout(*(each[part] for each in rollout)) for part in parts]
+
+    def _slates(self, rows: Tensor) -> PlackettLuce | Spread:
         observation = self.layout.unpack(rows)
-        return allow(self.actor(observation), observation.mask)
+        found = self.actor(observation)
+        return found if isinstance(found, Spread) else PlackettLuce(allow(found, observation.mask), self.size)
 
     def _values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """V(o) in reward, (n,), and the slots' baselines b_k(o), (n, K)."""
@@ -187,8 +226,8 @@ class _Learner:
         kept: list[tuple[Tensor, ...]] = []
         ends: list[Tensor] = []  # of sessions that were cut, in order
         for _ in range(config.rollout):
-            rows, logits = self.rows, self._logits(self.rows)
-            action = Slates(self.size).proba_distribution(logits).sample().view(len(rows), -1)
+            rows, slates = self.rows, self._slates(self.rows)
+            action = slates.draw()
             numbers = action[:, 0] if self.size == 1 else action
             after, reward, done, infos = self.env.step(numbers.numpy())
             self.rows = torch.from_numpy(np.asarray(after))
@@ -199,7 +238,7 @@ class _Learner:
                     cut[place] = True
                     ends.append(torch.from_numpy(infos[place]["terminal_observation"]))
             kept.append((
-                rows, action, slot_log_chances(logits, action), self.env.feedback.cpu() @ self.weights, baseline, value,
+                rows, action, slates.log_chances(action), self.env.feedback.cpu() @ self.weights, baseline, value,
                 torch.from_numpy(np.asarray(reward)), torch.from_numpy(done.copy()) & ~cut, cut,
             ))  # fmt: skip
         self.steps += config.rollout * config.num_envs
@@ -216,23 +255,35 @@ class _Learner:
 
     def _update(self, batch: _Rollout) -> Tensor:
         """One gradient step; losses of actor and critic, and the entropy."""
-        config, logits = self.config, self._logits(batch.row)
-        ratio = (slot_log_chances(logits, batch.action) - batch.chance).exp()  # (n, K)
+        config, slates = self.config, self._slates(batch.row)
+        ratio = (slates.log_chances(batch.action) - batch.chance).exp()  # (n, K)
         clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
         actor = -torch.minimum(ratio * batch.advantage, clipped * batch.advantage).mean()
-        entropy = Slates(self.size).proba_distribution(logits).entropy().mean()
+        entropy = Slates(self.size).proba_distribution(slates.logits).entropy().mean()
         value, baseline = self._values(batch.row)
         critic = ((batch.value - value) / config.value_scale).square().mean() + (batch.own - baseline).square().mean()
         check_finite(self.folder, {"policy": actor, "value": critic, "entropy": entropy}, batch._asdict())
         self.optimiser.zero_grad()
         (actor - config.entropy_weight * entropy + critic).backward()
-        nn.utils.clip_grad_norm_(self.actor.parameters(), 0.5)
+        nn.utils.clip_grad_norm_(self.steered, 0.5)
         nn.utils.clip_grad_norm_(self.critic.parameters(), 0.5)
         self.optimiser.step()
         return torch.stack([actor, critic, entropy]).detach()
 
-    def policy(self) -> ScoringPolicy:
+    def _fit(self, batch: _Rollout) -> Tensor:
+        """One gradient step of the model of clicks; its loss."""
+        assert self.clicks is not None
+        loss = self.clicks.loss(self.layout.unpack(batch.row), batch.action, batch.own > 0)
+        check_finite(self.folder, {"click": loss}, batch._asdict())
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return loss.detach()
+
+    def policy(self) -> StoredPolicy:
         """The actor."""
+        if isinstance(self.actor, SpreadActor):
+            return SpreadPolicy(actor=self.actor, choice=self.config.choice)
         return ScoringPolicy(scorer=self.actor, name="topk", choice=self.config.choice, slate_size=self.size)
 
     def state_dict(self) -> dict[str, Any]:

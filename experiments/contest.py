@@ -12,13 +12,16 @@ import dataclasses
 import io
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
+from torch import Tensor
 
 import experiments.seeing as seeing
 from agents import AGENTS, Task
@@ -179,6 +182,9 @@ def train_one(contest: Contest, job: tuple[str, str, int]) -> float:
 def world_task(world: str, *, path: Path | None = None, logged: int = 0) -> Task:
     """A known world as a task: agents read its visible state and as much of its history as `presets.HISTORY` says.
 
+    Of the items they know what the platform does: the content vectors that some worlds describe their items by
+    (SARDINE's `embedding`), and their categories. Both are the catalogue's; hidden tastes stay hidden.
+
     Args:
         world: a key of `WORLDS`.
         path: its files, where it needs some.
@@ -186,7 +192,14 @@ def world_task(world: str, *, path: Path | None = None, logged: int = 0) -> Task
     """
     users: Any = make_world(world, **world_settings(world, path))
     sessions: Sessions[Any] = Sessions(users, WORLDS[world].session_config())
-    task = Task(sessions=sessions, history=HISTORY.get(world, 0))
+    features = getattr(users, "embedding", None)  # (N, X)
+    task = Task(
+        sessions=sessions,
+        history=HISTORY.get(world, 0),
+        item_width=Task.item_width if features is None else features.shape[1],
+        item_features=features,
+        item_categories=numbered(getattr(users, "item_categories", None)),
+    )
     if not logged:
         return task
     if isinstance(users, Coat):
@@ -194,6 +207,13 @@ def world_task(world: str, *, path: Path | None = None, logged: int = 0) -> Task
     chance = Random(num_items=users.num_items, slate_size=task.slate_size)
     found = collect(sessions, chance, num_sessions=logged, seed=_LOG_SEED, keep=("state", "history"), propensities=True)
     return dataclasses.replace(task, logged=found)
+
+
+def numbered(names: Sequence[str] | None) -> Tensor | None:
+    """The items' categories (N,) as numbers from 0, in the order of their names; None where there are none."""
+    if names is None:
+        return None
+    return torch.from_numpy(np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64))
 
 
 def world_settings(world: str, path: Path | None) -> dict[str, Any]:

@@ -71,11 +71,24 @@ _COAT: dict[str, Any] = {
     "num_envs": 512, "rollout": 30, "discount": 0.95, "gae_lambda": 0.9, "batch_size": 2560, "epochs": 4, "hidden": 128,
     "entropy_weight": 0.03, "anneal": True, "stopping": _BEST, "choice": "greedy",
 }  # fmt: skip
+_SARDINE: dict[str, Any] = {
+    "num_envs": 256, "rollout": 20, "batch_size": 512, "epochs": 2, "discount": 0.95, "gae_lambda": 0.9, "hidden": 64,
+    "learning_rate": 3e-3, "click_rate": 5e-3, "entropy_weight": 0.001, "value_scale": 30.0, "choice": "softmax",
+}  # fmt: skip
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "long-term-satisfaction-repaired": _SATISFACTION,
     "interest-evolution": _EVOLUTION,
     "coat-no-quit": {
         "ppo": {**_COAT, "total_steps": 1_500_000, "learning_rate": 1e-3},
+    },
+    "sardine-slate-topk-bored": {
+        "topk": {**_SARDINE, "total_steps": 204_800},
+    },
+    "sardine-slate-topk-bored-inf": {
+        "topk": {**_SARDINE, "total_steps": 204_800},
+    },
+    "sardine-single-item-bored-inf": {
+        "topk": {**_SARDINE, "rollout": 100, "total_steps": 204_800},
     },
 }
 """Fields of the agents' configs that differ from the defaults, by world and agent."""

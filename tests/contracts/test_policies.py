@@ -15,6 +15,7 @@ import agents
 from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
 from agents.bcq import BCQPolicy
 from agents.choice import sample_items, softmax_probabilities, top_items
+from agents.clicks import ClickModel
 from agents.distributional import Atoms, DistributionalPolicy, Quantiles, Reading
 from agents.epsilon_greedy import MeanReward
 from agents.explore_then_commit import ExploreThenCommit
@@ -29,6 +30,7 @@ from agents.recurrence import RecurrentPolicy, RecurrentScorer
 from agents.return_transformer import ReturnPolicy, ReturnTransformer
 from agents.scoring import ScoringPolicy
 from agents.slate_policy import SlatePolicy
+from agents.spread import SpreadActor, SpreadPolicy
 from agents.wolpertinger import NearestItems, NearestPolicy
 from recgym.checks import check_policy
 from recgym.logs.sequences import Sequences
@@ -88,6 +90,9 @@ def built(slate_size: int) -> dict[str, StoredPolicy]:
     for name, reading in readings.items():
         wide = ItemScorer(LAYOUT, BACKBONE.item_vectors().detach(), BACKBONE.item_bias().detach(), outputs=5)
         policies[name] = DistributionalPolicy(scorer=wide, reading=reading, name=name, slate_size=slate_size)
+    slates = ItemScorer(replace(RECENT, slate_size=slate_size), hidden=4)
+    actor = SpreadActor(slates, torch.arange(12) % 3, ClickModel(slates, hidden=4), hidden=4)
+    policies["spread"] = SpreadPolicy(actor=actor, choice="softmax")
     policies["bcq"] = BCQPolicy(q=scorer, imitator=copy.deepcopy(scorer), slate_size=slate_size)
     network = ReturnTransformer(
         replace(LAYOUT, history=6, num_feedback=3), (1.0, 0.0, 0.5), None, None, width=8, layers=1, heads=2, dropout=0.1

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from agents import AGENTS
 from agents.distributional import DistributionalPolicy, Quantiles
@@ -90,6 +91,11 @@ def test_worlds_become_tasks_with_the_history_that_agents_read() -> None:
     assert task.layout().history == task.history == 40
     assert task.logged is not None and task.logged.items is not None
     assert np.isfinite(task.logged.propensity).all()
+    assert task.item_features is not None and task.item_features.shape == (1000, 10)
+    assert task.item_categories is not None
+    assert torch.equal(task.item_categories, task.item_features.argmax(1))  # the main topic, numbered by name
+    assert task.scorer().items.shape == (1000, 10)
+    assert world_task(WORLD).item_features is None
     with pytest.raises(ValueError, match="say where with --path"):
         world_task("coat")
 
