@@ -41,7 +41,7 @@ class Task:
     """Transitions for agents that learn from logs."""
     history: int = 0
     """Items of the visible history that the policy reads beside the state, L: for known worlds that keep one."""
-    item_width: int = 32
+    item_width: int = 64
     """Width of item vectors that are learned from nothing, E."""
     item_features: Tensor | None = None
     """What the platform knows of its items, (N, X), say their categories as zeros and ones: without a backbone, item

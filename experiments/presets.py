@@ -1,6 +1,8 @@
 """Settings of the agents in the known worlds of `bench agents`: what differs from their defaults, and why.
 
-Sessions there are long and hidden state pays late, so discounts are near 1 and rollouts cover whole sessions.
+Sessions there are long and hidden state pays late, so discounts are near 1 and rollouts cover whole sessions. SB3 clips
+the actor's and the critic's gradients together: where returns are large, the critic's weight is small, or little is left
+for the actor.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ _EVOLUTION: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _COAT: dict[str, Any] = {
     "num_envs": 512, "rollout": 30, "discount": 0.95, "gae_lambda": 0.9, "batch_size": 2560, "epochs": 4, "hidden": 128,
-    "entropy_weight": 0.03, "anneal": True, "stopping": _BEST, "choice": "greedy",
+    "value_weight": 1e-3, "anneal": True, "stopping": _BEST, "choice": "greedy",
 }  # fmt: skip
 _SARDINE: dict[str, Any] = {
     "num_envs": 256, "rollout": 20, "batch_size": 512, "epochs": 2, "discount": 0.95, "gae_lambda": 0.9, "hidden": 64,
@@ -78,8 +80,11 @@ _SARDINE: dict[str, Any] = {
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "long-term-satisfaction-repaired": _SATISFACTION,
     "interest-evolution": _EVOLUTION,
+    "coat": {
+        "ppo": {**_COAT, "total_steps": 4_000_000, "learning_rate": 2e-3, "entropy_weight": 0.005},
+    },
     "coat-no-quit": {
-        "ppo": {**_COAT, "total_steps": 1_500_000, "learning_rate": 1e-3},
+        "ppo": {**_COAT, "total_steps": 1_500_000, "learning_rate": 1e-3, "entropy_weight": 0.02},
     },
     "sardine-slate-topk-bored": {
         "topk": {**_SARDINE, "total_steps": 204_800},
@@ -95,8 +100,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 LEARNED: dict[str, dict[str, Any]] = {
     "dqn": {},
-    "ppo": {},
+    "reinforce": {},
     "a2c": {},
-    "cql": {},
+    "ppo": {},
+    "bc": {},
+    "cql": {"temperature": 0.2},
+    "bcq": {},
+    "iql": {},
+    "sqn": {},
+    "sa2c": {},
 }
 """The same in learned users."""
