@@ -1,8 +1,8 @@
 """Settings of the agents in the known worlds of `bench agents`: what differs from their defaults, and why.
 
-Sessions there are long and hidden state pays late, so discounts are near 1 and rollouts cover whole sessions. SB3 clips
-the actor's and the critic's gradients together: where returns are large, the critic's weight is small, or little is left
-for the actor.
+Sessions there are long and hidden state pays late, so discounts are near 1 and rollouts cover whole sessions. SB3
+clips the actor's and the critic's gradients together: where returns are large, the critic's weight is small, or little
+is left for the actor.
 """
 
 from __future__ import annotations
