@@ -68,7 +68,7 @@ class CQL:
     """Standard deviation within a state of the first Q-values, which rank as the backbone does; in reward."""
     choice: Literal["greedy", "softmax"] = "softmax"
     """How the trained policy chooses: its best item bores where it is shown again and again."""
-    temperature: float = 0.05
+    temperature: float = 0.2
     """Divides Q for choice "softmax"."""
     segments: int = 20
     """Rows of the learning curve, with a checkpoint each."""

@@ -104,7 +104,7 @@ LEARNED: dict[str, dict[str, Any]] = {
     "a2c": {},
     "ppo": {},
     "bc": {},
-    "cql": {"temperature": 0.2},
+    "cql": {},
     "bcq": {},
     "iql": {},
     "sqn": {},
