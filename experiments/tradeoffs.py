@@ -12,6 +12,8 @@ from agents import BASELINES
 from experiments.plots import COLOURS
 from recgym.ope.intervals import Interval
 
+_LINE = 0.028
+"""Height of a name, as a share of the axis."""
 HEAD = ("policy", "independent reward", "minus today's ranker", "trained in", "NDCG@10", "minus today's", "HR@10")
 
 
@@ -45,8 +47,8 @@ def planes(name: str, rows: dict[str, dict[str, Any]]) -> Figure:
         wide = [[max(0.0, ranking.value - ranking.low)], [max(0.0, ranking.high - ranking.value)]]
         left.errorbar(ranking.value, reward.value, yerr=high, xerr=wide, fmt="o", color=colour, elinewidth=0.8)
         right.errorbar(row["coverage"], reward.value, yerr=high, fmt="o", color=colour, elinewidth=0.8)
-        for axes, place in ((left, ranking.value), (right, row["coverage"])):
-            axes.annotate(policy, (place, reward.value), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    _name(left, {policy: (row["ndcg@10"].value, row["independent"].value) for policy, row in rows.items()})
+    _name(right, {policy: (row["coverage"], row["independent"].value) for policy, row in rows.items()})
     today = rows["backbone-greedy"]
     for axes, place in ((left, today["ndcg@10"].value), (right, today["coverage"])):
         _cross(axes, place, today["independent"].value)
@@ -61,6 +63,18 @@ def save(figure: Figure, file: Path) -> None:
     """Write the figure as a picture."""
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
+
+
+def _name(axes: Axes, places: dict[str, tuple[float, float]]) -> None:
+    """Write each name beside its point (across, up), moved up where it would cover the one below."""
+    low, high = axes.get_ylim()
+    reached = -float("inf")
+    for name, (across, up) in sorted(places.items(), key=lambda one: one[1][1]):
+        reached = max(up + 0.005 * (high - low), reached + _LINE * (high - low))
+        axes.annotate(
+            name, (across, up), xytext=(8, reached), textcoords=("offset points", "data"), fontsize=7, va="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#9ca3af"},
+        )  # fmt: skip
 
 
 def _cross(axes: Axes, across: float, up: float) -> None:
