@@ -34,10 +34,21 @@ class GymTask:
     """Transitions for agents that learn from logs."""
 
     backbone = None
-    sessions = None
+    users = None
+    item_features = None
+    item_categories = None
     history = 0
     slate_size = 1
     device = torch.device("cpu")
+
+    @property
+    def sessions(self) -> Any:
+        """Refused: there are no users here.
+
+        Raises:
+            ValueError: always; the agent that asks needs their feedback.
+        """
+        raise ValueError("a plain Gymnasium environment has no users, whose feedback this agent reads: use agents.Task")
 
     def layout(self, slate_size: int | None = None) -> Layout:  # noqa: ARG002 (one action a step)
         """The observation, then the steps."""

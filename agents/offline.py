@@ -68,7 +68,7 @@ class Offline:
                 f"the agent learns the choice of one item, the transitions hold slates of {logged.action.shape[1]}"
             )
         layout = layout or task.layout(1)
-        enters_unseen = getattr(getattr(task.sessions, "users", None), "exposures", True)
+        enters_unseen = getattr(task.users, "exposures", True)
         place = torch.from_numpy(np.arange(logged.num_steps) + logged.episode)
         shown = torch.from_numpy(logged.action - 1)
         if int(shown.max()) >= layout.num_items:

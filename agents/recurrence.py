@@ -179,7 +179,7 @@ def recurrent_scorer(task: Task, *, width: int, **fields: Any) -> RecurrentScore
     Raises:
         ValueError: the users' visible history is not what was shown to them.
     """
-    users = getattr(task.sessions, "users", None)
+    users = task.users
     if task.history and not getattr(users, "exposures", True):
         raise ValueError(
             f"history is {task.history}, but these users' history leaves out what they did not choose, so an LSTM "

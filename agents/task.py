@@ -58,6 +58,11 @@ class Task:
             )
 
     @property
+    def users(self) -> Any:
+        """The user model behind the platform; None in a plain Gymnasium environment."""
+        return self.sessions.users
+
+    @property
     def slate_size(self) -> int:
         """Items shown at each step, K."""
         return self.sessions.config.slate_size

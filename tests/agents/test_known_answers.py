@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 
 from agents import make_agent
+from agents.gym_task import GymTask
 from recgym.random import session_keys
 from recgym.types import Observation
 from tests.agents import known
@@ -74,3 +76,10 @@ def test_risk_chooses_the_path(risk: str, path: int, values: tuple[float, float]
     start = at(0, 3)
     assert policy.act(start, session_keys(0, 1)).tolist() == [[path]]
     torch.testing.assert_close(policy.scores(start), torch.tensor([values]), atol=0.4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["topk", "decision-transformer"])
+def test_agents_that_read_feedback_say_that_a_plain_environment_has_none(name: str, tmp_path: Path) -> None:
+    task: Any = GymTask(make=lambda: gymnasium.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="has no users, whose feedback this agent reads"):
+        make_agent(name).train(task, seed=0, folder=tmp_path)
