@@ -98,16 +98,17 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Fields of the agents' configs that differ from the defaults, by world and agent."""
 
+_CAREFUL: dict[str, Any] = {"choice": "greedy", "learning_rate": 1e-4, "updates": 1_000}
 LEARNED: dict[str, dict[str, Any]] = {
     "dqn": {},
     "reinforce": {},
     "a2c": {},
     "ppo": {},
-    "bc": {},
-    "cql": {},
-    "bcq": {},
-    "iql": {},
-    "sqn": {},
-    "sa2c": {},
+    "bc": _CAREFUL,
+    "cql": {"choice": "greedy"},
+    "bcq": {"choice": "greedy"},
+    "iql": {"choice": "greedy"},
+    "sqn": _CAREFUL,
+    "sa2c": {**_CAREFUL, "warm_up": 500, "second_learning_rate": 1e-4},
 }
-"""The same in learned users."""
+"""The same in learned users: what starts from the backbone and learns from the same logs takes small steps."""
