@@ -11,38 +11,13 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.layout import Layout
+from agents.layout import layout_of
 from recgym.env.session import Sessions
 from recgym.random import fold, session_keys
 from recgym.trees import leaves, put
 from recgym.types import BoolArray, FloatArray, IntArray
 
 _Step = tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]
-
-
-def layout_of(sessions: Sessions[Any], history: int = 0) -> Layout:
-    """How these sessions' observations stand in rows, with `history` items of the visible history.
-
-    Raises:
-        ValueError: a history is asked for that the users do not keep.
-    """
-    config, users = sessions.config, sessions.users
-    probe = sessions.observe(sessions.reset(session_keys(0, 1)), "all")
-    assert probe.items is not None
-    kept = probe.items.shape[1]
-    if history > kept:
-        raise ValueError(f"the policy should read {history} items of the history, but the users keep {kept}")
-    masked = config.repeats != "allow"
-    width = 0 if probe.candidates is None else probe.candidates.shape[2]
-    return Layout(
-        num_items=sessions.num_items,
-        state_width=sessions.state_width - sessions.num_items * width,
-        candidate_width=width,
-        history=history,
-        num_feedback=len(users.kinds) if history else 0,
-        slate_size=config.slate_size,
-        shown=kept + config.max_steps * config.slate_size if masked else 0,
-    )
 
 
 class SessionsVecEnv(VecEnv):

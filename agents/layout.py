@@ -14,10 +14,13 @@ transitions fit in memory. From left to right:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from recgym.env.session import Sessions
+from recgym.random import session_keys
 from recgym.types import Observation, Reads
 
 _EXACT = 1 << 24
@@ -109,6 +112,31 @@ class Layout:
         """True where an item may be shown: ids (B, S) -> (B, N)."""
         free = torch.ones(len(shown), self.num_items + 1, dtype=torch.bool, device=shown.device)
         return free.scatter_(1, shown, False)[:, 1:]
+
+
+def layout_of(sessions: Sessions[Any], history: int = 0) -> Layout:
+    """How these sessions' observations stand in rows, with `history` items of the visible history.
+
+    Raises:
+        ValueError: a history is asked for that the users do not keep.
+    """
+    config, users = sessions.config, sessions.users
+    probe = sessions.observe(sessions.reset(session_keys(0, 1)), "all")
+    assert probe.items is not None
+    kept = probe.items.shape[1]
+    if history > kept:
+        raise ValueError(f"the policy should read {history} items of the history, but the users keep {kept}")
+    masked = config.repeats != "allow"
+    width = 0 if probe.candidates is None else probe.candidates.shape[2]
+    return Layout(
+        num_items=sessions.num_items,
+        state_width=sessions.state_width - sessions.num_items * width,
+        candidate_width=width,
+        history=history,
+        num_feedback=len(users.kinds) if history else 0,
+        slate_size=config.slate_size,
+        shown=kept + config.max_steps * config.slate_size if masked else 0,
+    )
 
 
 def _need(part: Tensor | None, name: str) -> Tensor:

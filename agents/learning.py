@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from recgym.files import write_bytes
 from recgym.random import session_keys
@@ -26,6 +25,8 @@ class LearningCurve:
     def __init__(self, folder: Path, rows: list[Row]) -> None:
         """Go on after `rows`, those of the checkpoint (empty at the start)."""
         self.folder, self.rows = folder, list(rows)
+        from torch.utils.tensorboard import SummaryWriter  # which policies can be read without
+
         self._events = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, row: Row) -> None:

@@ -6,14 +6,12 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.bridge import SessionsVecEnv, layout_of
-from agents.layout import Layout
+from agents.layout import Layout, layout_of
 from agents.networks import Critic, ItemScorer, spread_gain
 from recgym.backbones.backbone import Backbone
 from recgym.env.session import Sessions
@@ -24,6 +22,9 @@ from recgym.types import Policy, Transitions
 
 _OWN = 0.5
 """Length of the noise in item vectors that start from features, whose part has length 1."""
+if TYPE_CHECKING:  # policies are read where Stable-Baselines3 is not installed
+    from stable_baselines3.common.vec_env import VecEnv
+
 _PROBES = 256
 """Fresh sessions whose states say how far the backbone's scores spread."""
 
@@ -78,6 +79,8 @@ class Task:
 
     def environment(self, num_envs: int, seed: int, *, slate_size: int | None = None) -> VecEnv:
         """Sessions side by side that restart where they end, for training."""
+        from agents.bridge import SessionsVecEnv
+
         return SessionsVecEnv(self._platform(slate_size), num_envs, seed=seed, history=self.history)
 
     def scorer(self, *, gain: float = 1.0, slate_size: int | None = None, **fields: Any) -> ItemScorer:
