@@ -85,9 +85,9 @@ def table(world: str, rows: dict[str, dict[str, Any]], contest: Contest) -> str:
 
 
 def _cell(found: Interval, *, sign: bool = False) -> str:
-    digits = ".4g" if abs(found.value) >= 10 else ".3g"
-    plus = "+" if sign else ""
-    return f"{found.value:{plus}{digits}} [{found.low:{plus}{digits}}, {found.high:{plus}{digits}}]"
+    largest = max(abs(found.value), abs(found.low), abs(found.high))
+    style = ("+" if sign else "") + (".0f" if largest >= 1000 else ".1f" if largest >= 10 else ".2f")
+    return f"{found.value:{style}} [{found.low:{style}}, {found.high:{style}}]"
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
