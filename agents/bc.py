@@ -23,7 +23,7 @@ from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from agents.training import Stopping, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from agents.updates import HeldOut, cloning_loss, with_logged
 from recgym.policy import StoredPolicy
 
@@ -93,7 +93,7 @@ class _Learner:
     def update(self, number: int) -> dict[str, Tensor]:  # noqa: ARG002
         """One gradient step; its terms."""
         batch = self.held.training.sample(self.config.batch_size)
-        return updates.descend(self.folder, self.optimiser, {"cloning": self._loss(batch).mean()}, batch)
+        return descend(self.folder, self.optimiser, {"cloning": self._loss(batch).mean()}, batch._asdict())
 
     def _loss(self, batch: Minibatch) -> Tensor:
         seen = with_logged(self.held.training.layout.unpack(batch.now), batch.action)
@@ -109,8 +109,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return updates.snapshot(self, "scorer", "optimiser", "held")
+        return snapshot(self, "done", "scorer", "optimiser", "held")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        updates.restore(self, state)
+        restore(self, state)

@@ -37,7 +37,7 @@ from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.networks import ItemScorer
 from agents.offline import Offline
 from agents.task import Task
-from agents.training import Stopping, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from agents.updates import cloning_loss, with_logged
 from recgym.policy import StoredPolicy
 from recgym.types import Observation, Reads
@@ -141,7 +141,7 @@ class _Learner:
             "imitation": cloning_loss(logits, batch.action, now.mask).mean(),
             "logits": _LOGITS_WEIGHT * logits.square().mean(),
         }
-        losses = updates.descend(self.folder, self.optimiser, terms, batch)
+        losses = descend(self.folder, self.optimiser, terms, batch._asdict())
         if number % config.target_update_interval == 0:
             self.target.load_state_dict(self.q.state_dict())
         return losses
@@ -156,11 +156,11 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return updates.snapshot(self, "q", "target", "imitator", "optimiser")
+        return snapshot(self, "done", "q", "target", "imitator", "optimiser")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        updates.restore(self, state)
+        restore(self, state)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

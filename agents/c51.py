@@ -26,7 +26,7 @@ from agents.distributional import Atoms, DistributionalPolicy, best_items
 from agents.experience import Experience
 from agents.learning import Row, check_counts, check_shares
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from recgym.policy import StoredPolicy
 
 
@@ -119,16 +119,12 @@ class _Learner:
 
     def advance(self, last: int) -> Row:
         """Act, keep, learn, up to user step `last`."""
-        config, experience, terms = self.config, self.experience, []
-        while experience.steps < last:
-            before = experience.steps
-            experience.act(lambda observation: self.atoms.value(self.q(observation)))
-            if experience.steps // config.target_update_interval > before // config.target_update_interval:
-                self.target.load_state_dict(self.q.state_dict())
-            if experience.ready:
-                terms += [self._update() for _ in range(config.gradient_steps)]
+        terms = self.experience.practise(last, self._act, self._update, copied=(self.target, self.q))
         loss, outside = torch.stack(terms).mean(0).tolist() if terms else (None, None)
-        return {"train/loss": loss, "train/outside": outside, **experience.row()}
+        return {"train/loss": loss, "train/outside": outside, **self.experience.row()}
+
+    def _act(self) -> None:
+        self.experience.act(lambda observation: self.atoms.value(self.q(observation)))
 
     def _update(self) -> Tensor:
         """One gradient step; its loss, and the share of the target outside of the atoms, (2,)."""
@@ -144,11 +140,7 @@ class _Learner:
         found = atoms.log_chances(self.q(layout.unpack(batch.now), batch.action)[:, 0])  # (n, Z)
         errors = -(target * found).sum(1)  # (n,)
         loss = (batch.weight * errors).mean()
-        check_finite(self.folder, {"cross-entropy": loss}, batch._asdict())
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.q.parameters(), 10.0)
-        self.optimiser.step()
+        descend(self.folder, self.optimiser, {"cross-entropy": loss}, batch._asdict(), clip=self.q.parameters())
         self.experience.replay.reprioritise(batch.place, errors)
         return torch.stack([loss.detach(), outside])
 
@@ -158,13 +150,11 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        parts = {name: getattr(self, name).state_dict() for name in ("q", "target", "optimiser")}
-        return {**copy.deepcopy(parts), "experience": self.experience.state_dict()}
+        return snapshot(self, "q", "target", "optimiser", "experience")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+        restore(self, state)
 
 
 def project(chances: Tensor, reward: Tensor, discount: Tensor, atoms: Atoms) -> Tensor:

@@ -8,7 +8,7 @@ items (see `agents.candidates`), and the argmax is over them and the batch's log
 much in a catalogue of any size, but for Adam's step on the item vectors where those are trained. The maximum of C items
 is at most that of all: targets are lower, never higher.
 
-`library=True` lets d3rlpy make the updates, whose loss is the same without masks.
+`by_d3rlpy=True` lets d3rlpy make the updates, whose loss is the same without masks.
 
 Source: Kumar, Zhou, Tucker, Levine (2020), "Conservative Q-learning for offline reinforcement learning", equation 4;
 van Hasselt et al. (2016), "Deep reinforcement learning with double Q-learning", equation 4.
@@ -33,7 +33,7 @@ from agents.networks import ItemScorer
 from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, check_finite, descend, restore, run, snapshot
 from agents.updates import with_logged
 from recgym.policy import StoredPolicy
 
@@ -56,7 +56,7 @@ class CQL:
     """Items drawn for each gradient step in place of the catalogue, C; 0: the whole catalogue."""
     popular_share: float = 0.5
     """Share of the drawn items that follow the log's popularity; the rest is uniform."""
-    library: bool = False
+    by_d3rlpy: bool = False
     """Let d3rlpy make the updates: the whole catalogue, no masks, on the CPU."""
     target_update_interval: int = 200
     """Gradient steps between copies of the Q-network to its target."""
@@ -87,7 +87,7 @@ class CQL:
             )
         if self.popular_share == 1:
             raise ValueError("popular_share is 1: items that the log never shows would never be drawn; expected less")
-        if self.library and self.candidates:
+        if self.by_d3rlpy and self.candidates:
             raise ValueError(f"d3rlpy scores the whole catalogue: give candidates 0, not {self.candidates}")
 
     def train(
@@ -99,7 +99,7 @@ class CQL:
             ValueError: the task has no transitions, or they lack the state or hold slates; or d3rlpy should make the
                 updates where items are masked.
         """
-        learner = _Library if self.library else _Learner
+        learner = _Library if self.by_d3rlpy else _Learner
         return run(
             self, lambda: learner(self, task, Path(folder)), task, total=self.updates, segments=self.segments,
             seed=seed, folder=folder, stopping=self.stopping, resume=resume, progress=progress, unit="update",
@@ -170,7 +170,7 @@ class _Learner:
             terms = candidate_terms(self.q, self.target, batch, config, *drawn)
         else:
             terms = cql_terms(self.q, self.target, batch, config)
-        found = updates.descend(self.folder, self.optimiser, terms, batch)
+        found = descend(self.folder, self.optimiser, terms, batch._asdict())
         if number % config.target_update_interval == 0:
             self.target.load_state_dict(self.q.state_dict())
         return found
@@ -181,11 +181,11 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return updates.snapshot(self, "q", "target", "optimiser")
+        return snapshot(self, "done", "q", "target", "optimiser")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        updates.restore(self, state)
+        restore(self, state)
 
 
 class _Library:
@@ -197,7 +197,7 @@ class _Library:
         self.config, self.task, self.folder, self.done = config, task, folder, 0
         self.data = Offline.of(task)
         if self.data.layout.shown:
-            raise ValueError("d3rlpy knows no masks, and items are masked here: leave library=False")
+            raise ValueError("d3rlpy knows no masks, and items are masked here: leave by_d3rlpy=False")
         self.algorithm = discrete_cql(
             self.data.layout, lambda: config.scorer(task, self.data), batch_size=config.batch_size,
             gamma=config.discount, learning_rate=config.learning_rate, alpha=config.conservatism,
@@ -226,8 +226,8 @@ class _Library:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return updates.snapshot(self, "q", "target", "optimiser")
+        return snapshot(self, "done", "q", "target", "optimiser")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        updates.restore(self, state)
+        restore(self, state)

@@ -33,7 +33,7 @@ from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.offline import Minibatch, Offline
 from agents.return_transformer import ReturnPolicy, ReturnTransformer
 from agents.task import Task
-from agents.training import Stopping, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from agents.updates import HeldOut, cloning_loss, with_logged
 from recgym.policy import StoredPolicy
 
@@ -132,7 +132,7 @@ class _Learner:
     def update(self, number: int) -> dict[str, Tensor]:  # noqa: ARG002
         """One gradient step; its terms."""
         batch = self.held.training.sample(self.config.batch_size)
-        return updates.descend(self.folder, self.optimiser, {"cloning": self._loss(batch).mean()}, batch)
+        return descend(self.folder, self.optimiser, {"cloning": self._loss(batch).mean()}, batch._asdict())
 
     def _loss(self, batch: Minibatch) -> Tensor:
         seen = with_logged(self.network.layout.unpack(batch.now), batch.action)
@@ -148,8 +148,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return updates.snapshot(self, "network", "optimiser", "held")
+        return snapshot(self, "done", "network", "optimiser", "held")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        updates.restore(self, state)
+        restore(self, state)

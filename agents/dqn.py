@@ -28,7 +28,7 @@ from agents.experience import Experience
 from agents.learning import Row, check_counts, check_shares
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from recgym.policy import StoredPolicy
 
 
@@ -113,15 +113,10 @@ class _Learner:
 
     def advance(self, last: int) -> Row:
         """Act, keep, learn, up to user step `last`."""
-        config, experience, losses = self.config, self.experience, []
-        while experience.steps < last:
-            before = experience.steps
-            experience.act(self.q)
-            if experience.steps // config.target_update_interval > before // config.target_update_interval:
-                self.target.load_state_dict(self.q.state_dict())
-            if experience.ready:
-                losses += [self._update() for _ in range(config.gradient_steps)]
-        return {"train/loss": float(torch.stack(losses).mean()) if losses else None, **experience.row()}
+        losses = self.experience.practise(
+            last, lambda: self.experience.act(self.q), self._update, copied=(self.target, self.q)
+        )
+        return {"train/loss": float(torch.stack(losses).mean()) if losses else None, **self.experience.row()}
 
     def _update(self) -> Tensor:
         """One gradient step; its loss."""
@@ -134,11 +129,7 @@ class _Learner:
             target = batch.reward + batch.discount * value
         found = self.q(layout.unpack(batch.now)).gather(1, batch.action)[:, 0]
         loss = (batch.weight * smooth_l1_loss(found, target, reduction="none")).mean()
-        check_finite(self.folder, {"temporal difference": loss}, batch._asdict())
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.q.parameters(), 10.0)
-        self.optimiser.step()
+        descend(self.folder, self.optimiser, {"temporal difference": loss}, batch._asdict(), clip=self.q.parameters())
         self.experience.replay.reprioritise(batch.place, target - found)
         return loss.detach()
 
@@ -148,10 +139,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        parts = {name: getattr(self, name).state_dict() for name in ("q", "target", "optimiser")}
-        return {**copy.deepcopy(parts), "experience": self.experience.state_dict()}
+        return snapshot(self, "q", "target", "optimiser", "experience")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+        restore(self, state)

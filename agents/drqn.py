@@ -31,7 +31,7 @@ from agents.learning import Row, check_counts, check_shares
 from agents.recurrence import Memory, RecurrentPolicy, RecurrentScorer, recurrent_scorer
 from agents.sequences import SequenceBatch, SequenceRing
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from recgym.policy import StoredPolicy
 from recgym.trees import put, take
 from recgym.types import Observation
@@ -125,22 +125,15 @@ class _Learner:
         )
         self.target = copy.deepcopy(self.q)
         self.optimiser = torch.optim.Adam(self.q.parameters(), lr=config.learning_rate)
-        self.experience = Experience(task, config, seed)
+        self.experience = Experience(task, config, seed, reach=config.sequence)
         self.ring = SequenceRing(self.experience.replay, config.memory)
         nothing = torch.zeros(config.num_envs, config.memory, device=task.device)
         self.memory, self.fresh = Memory(nothing, nothing), torch.ones(config.num_envs, dtype=torch.bool)
 
     def advance(self, last: int) -> Row:
         """Act, keep, learn, up to user step `last`."""
-        config, experience, losses = self.config, self.experience, []
-        while experience.steps < last:
-            before = experience.steps
-            self._act()
-            if experience.steps // config.target_update_interval > before // config.target_update_interval:
-                self.target.load_state_dict(self.q.state_dict())
-            if experience.ready and experience.replay.size > config.sequence:
-                losses += [self._update() for _ in range(config.gradient_steps)]
-        return {"train/loss": float(torch.stack(losses).mean()) if losses else None, **experience.row()}
+        losses = self.experience.practise(last, self._act, self._update, copied=(self.target, self.q))
+        return {"train/loss": float(torch.stack(losses).mean()) if losses else None, **self.experience.row()}
 
     def _act(self) -> None:
         """One step of every session, and the memory it leaves."""
@@ -173,11 +166,7 @@ class _Learner:
             self._value_of_cut(batch, memory, their_memory, after)
             target = batch.reward[used] + self.config.discount * after * ~batch.left[used]
         loss = smooth_l1_loss(taken, target)
-        check_finite(self.folder, {"temporal difference": loss}, batch._asdict())
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.q.parameters(), 10.0)
-        self.optimiser.step()
+        descend(self.folder, self.optimiser, {"temporal difference": loss}, batch._asdict(), clip=self.q.parameters())
         return loss.detach()
 
     def _values(self, network: RecurrentScorer, batch: SequenceBatch) -> tuple[Tensor, Memory]:
@@ -218,14 +207,11 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        return copy.deepcopy({**parts, "memory": torch.stack(self.memory), "fresh": self.fresh})
+        parts = snapshot(self, "q", "target", "optimiser", "experience", "ring")
+        return {**parts, "memory": torch.stack(self.memory), "fresh": self.fresh.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        self.memory, self.fresh = Memory(*state["memory"].to(self.task.device).unbind(0)), state["fresh"]
-
-
-_PARTS = ("q", "target", "optimiser", "experience", "ring")
+        parts = dict(state)
+        self.memory = Memory(*parts.pop("memory").to(self.task.device).unbind(0))
+        restore(self, parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.choice import allow
 from agents.learning import Row, of_sessions
@@ -23,7 +23,15 @@ class Experience:
     """
 
     def __init__(
-        self, task: Task, config: Any, seed: int, *, slate_size: int = 1, alpha: float = 0.0, beta: float = 0.4
+        self,
+        task: Task,
+        config: Any,
+        seed: int,
+        *,
+        slate_size: int = 1,
+        alpha: float = 0.0,
+        beta: float = 0.4,
+        reach: int | None = None,
     ) -> None:
         """Start the sessions.
 
@@ -35,6 +43,7 @@ class Experience:
             slate_size: items a step, K.
             alpha: exponent of the priorities; 0 draws uniformly.
             beta: exponent of the importance weights at the start; it rises to 1.
+            reach: steps that a draw spans; None: those of a transition.
 
         Raises:
             ValueError: the buffer is too small to hold one transition.
@@ -53,7 +62,7 @@ class Experience:
             num_feedback=kinds,
             alpha=alpha,
         )
-        self.reach = int(getattr(config, "steps", 1))
+        self.reach = int(getattr(config, "steps", 1)) if reach is None else reach
         if self.replay.length <= max(2, self.reach):
             raise ValueError(
                 f"buffer_size is {config.buffer_size}, which keeps {self.replay.length} steps of each of "
@@ -73,6 +82,33 @@ class Experience:
     def ready(self) -> bool:
         """Whether there is enough to learn from."""
         return self.steps >= self.config.learning_starts and self.replay.size > max(2, self.reach)
+
+    def practise(
+        self,
+        last: int,
+        act: Callable[[], None],
+        update: Callable[[], Tensor],
+        copied: tuple[nn.Module, nn.Module] | None = None,
+    ) -> list[Tensor]:
+        """Act, keep and learn up to user step `last`: what each update gave.
+
+        Args:
+            last: user steps.
+            act: takes one step of every session.
+            update: one gradient step; the config's `gradient_steps` after each act, once there is enough to learn from.
+            copied: a target and the network it is a copy of, made anew every `target_update_interval` steps.
+        """
+        found: list[Tensor] = []
+        while self.steps < last:
+            before = self.steps
+            act()
+            if copied is not None:
+                interval = self.config.target_update_interval
+                if self.steps // interval > before // interval:
+                    copied[0].load_state_dict(copied[1].state_dict())
+            if self.ready:
+                found += [update() for _ in range(self.config.gradient_steps)]
+        return found
 
     def act(self, scores: Callable[[Observation], Tensor]) -> None:
         """One step of every session: the best K items by `scores` (B, N), or exploring ones, never a forbidden one."""

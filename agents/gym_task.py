@@ -81,13 +81,13 @@ class GymTask:
 
         Not over the episodes that end first: those are the short ones.
         """
-        env = self.environment(sessions, seed)
+        env, layout = self.environment(sessions, seed), self.layout()
         rows: Any = env.reset()
         returns, going = np.zeros(sessions), np.ones(sessions, np.bool_)
         step, memory, done = 0, None, None
         while going.any():
             keys = fold(session_keys(seed, len(rows)), step)
-            seen = recalled(policy, self.layout().unpack(torch.from_numpy(rows)), memory, fresh=done)
+            seen = recalled(policy, layout.unpack(torch.from_numpy(rows)), memory, fresh=done)
             rows, reward, ended, _ = env.step(policy.act(seen, keys)[:, 0].numpy() - 1)
             returns += going * reward
             going &= ~ended

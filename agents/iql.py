@@ -26,7 +26,7 @@ from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from agents.training import Stopping, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from agents.updates import cloning_loss, with_logged
 from recgym.policy import StoredPolicy
 
@@ -105,7 +105,7 @@ class _Learner:
     def update(self, number: int) -> dict[str, Tensor]:  # noqa: ARG002
         """One gradient step on all networks; its terms."""
         batch = self.data.sample(self.config.batch_size)
-        found = updates.descend(self.folder, self.optimiser, self._terms(batch), batch)
+        found = descend(self.folder, self.optimiser, self._terms(batch), batch._asdict())
         with torch.no_grad():
             for theirs, ours in zip(self.target.parameters(), self.q.parameters(), strict=True):
                 theirs.lerp_(ours, self.config.target_rate)
@@ -132,8 +132,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return updates.snapshot(self, "q", "target", "value", "actor", "optimiser")
+        return snapshot(self, "done", "q", "target", "value", "actor", "optimiser")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        updates.restore(self, state)
+        restore(self, state)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.networks import ItemScorer
-from agents.offline import Offline
+from agents.offline import Minibatch, Offline
 from agents.task import Task
+from agents.updates import cloning_loss, with_logged
 from recgym.types import Observation
 
 
@@ -37,6 +38,11 @@ class Joined(nn.Module):
         """Logits and Q."""
         logits, q = self.scorer(observation).unbind(2)
         return logits, self.scale * q
+
+    def supervised_loss(self, batch: Minibatch) -> Tensor:
+        """-log of the chance of what was logged, by the supervised head: (n,)."""
+        seen = with_logged(self.scorer.layout.unpack(batch.now), batch.action)
+        return cloning_loss(self(seen)[0], batch.action, seen.mask)
 
     def recommender(self) -> ItemScorer:
         """The supervised network alone: what chooses and ranks."""

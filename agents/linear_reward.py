@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -63,6 +63,10 @@ class Features:
         found = self.vectors if self.vectors is not None else observation.candidates
         assert found is not None
         return torch.nn.functional.pad(found.to(observation.context.device), (1, 0), value=1.0)
+
+    def model_of(self, action: Tensor) -> Tensor:
+        """Number of the model that each action (B,) is of, (B,)."""
+        return action if self.num_models > 1 else torch.zeros_like(action)
 
     def chosen(self, observation: Observation, action: Tensor) -> Tensor:
         """Features phi(s, action), (B, P), for actions (B,) from 0."""
@@ -138,6 +142,16 @@ class Features:
     def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Features:
         """The features whose `config` and `tensors` these are."""
         return cls(layout=Layout(**config["layout"]), shared=config["shared"], vectors=tensors.get("vectors"))
+
+
+def check_model(model: str) -> None:
+    """Refuse what is no kind of model.
+
+    Raises:
+        ValueError: names it.
+    """
+    if model not in get_args(Model):
+        raise ValueError(f"model is {model!r}, expected 'auto', 'disjoint' or 'shared'")
 
 
 def features_of(task: Task, model: Model, limit: int) -> Features:

@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from agents.choice import greedy_probabilities, top_items
 from agents.learning import Row, check_counts
-from agents.linear_reward import Features, Model, Ridge, features_of, in_double
+from agents.linear_reward import Features, Model, Ridge, check_model, features_of, in_double
 from agents.rounds import Rounds, best_action
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, check_finite, restore, run, snapshot
 from recgym.policy import StoredPolicy
 from recgym.types import Observation, Reads
 
@@ -57,8 +56,7 @@ class LinUCB:
             raise ValueError(
                 f"alpha {self.alpha} and bonus {self.bonus}: expected at least 0; ridge {self.ridge}: more than 0"
             )
-        if self.model not in ("auto", "disjoint", "shared"):
-            raise ValueError(f"model is {self.model!r}, expected 'auto', 'disjoint' or 'shared'")
+        check_model(self.model)
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False
@@ -145,7 +143,7 @@ class _Learner:
             reward = self.rounds.take(action)
             phi = features.chosen(seen, action)
             check_finite(self.folder, {"features": phi.sum(), "reward": reward.sum()}, {"phi": phi, "reward": reward})
-            ridge.add(action if features.num_models > 1 else torch.zeros_like(action), phi, reward)
+            ridge.add(features.model_of(action), phi, reward)
         return {"train/noise": ridge.noise, **self.rounds.row()}
 
     def policy(self) -> LinearBound:
@@ -158,9 +156,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return {"ridge": self.ridge.state_dict(), "rounds": self.rounds.state_dict()}
+        return snapshot(self, "ridge", "rounds")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.ridge.load_state_dict(state["ridge"])
-        self.rounds.load_state_dict(state["rounds"])
+        restore(self, state)

@@ -31,7 +31,7 @@ from agents.distributional import DistributionalPolicy, Quantiles, best_items
 from agents.experience import Experience
 from agents.learning import Row, check_counts, check_shares
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from recgym.policy import StoredPolicy
 from recgym.types import Observation
 
@@ -136,15 +136,10 @@ class _Learner:
 
     def advance(self, last: int) -> Row:
         """Act, keep, learn, up to user step `last`."""
-        config, experience, losses = self.config, self.experience, []
-        while experience.steps < last:
-            before = experience.steps
-            experience.act(self._hopes)
-            if experience.steps // config.target_update_interval > before // config.target_update_interval:
-                self.target.load_state_dict(self.q.state_dict())
-            if experience.ready:
-                losses += [self._update() for _ in range(config.gradient_steps)]
-        return {"train/loss": float(torch.stack(losses).mean()) if losses else None, **experience.row()}
+        losses = self.experience.practise(
+            last, lambda: self.experience.act(self._hopes), self._update, copied=(self.target, self.q)
+        )
+        return {"train/loss": float(torch.stack(losses).mean()) if losses else None, **self.experience.row()}
 
     def _hopes(self, observation: Observation) -> Tensor:
         """What the behaviour is greedy on: values, and the bonus of optimism, (B, N)."""
@@ -167,11 +162,7 @@ class _Learner:
         found = self.q(layout.unpack(batch.now), batch.action)[:, 0]  # (n, Z)
         errors = quantile_huber(found, target, config.kappa)  # (n,)
         loss = (batch.weight * errors).mean()
-        check_finite(self.folder, {"quantile regression": loss}, batch._asdict())
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.q.parameters(), 10.0)
-        self.optimiser.step()
+        descend(self.folder, self.optimiser, {"quantile regression": loss}, batch._asdict(), clip=self.q.parameters())
         self.experience.replay.reprioritise(batch.place, errors)
         return loss.detach()
 
@@ -183,13 +174,11 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        parts = {name: getattr(self, name).state_dict() for name in ("q", "target", "optimiser")}
-        return {**copy.deepcopy(parts), "experience": self.experience.state_dict()}
+        return snapshot(self, "q", "target", "optimiser", "experience")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+        restore(self, state)
 
 
 def quantile_huber(found: Tensor, target: Tensor, kappa: float = 1.0) -> Tensor:

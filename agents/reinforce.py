@@ -12,7 +12,6 @@ theorem 1 with a reinforcement baseline; Sutton and Barto (2018), section 13.4.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from agents.returns import returns_to_go
 from agents.rollouts import Rollouts, slates
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, check_finite, descend, restore, run, snapshot
 from recgym.policy import StoredPolicy
 
 
@@ -126,10 +125,7 @@ class _Learner:
         self.optimiser.step()
         for _ in range(config.baseline_steps):
             error = (self.baseline(self.baseline.layout.unpack(rows)) - target).square().mean()
-            check_finite(self.folder, {"baseline": error}, known)
-            self.baseline_optimiser.zero_grad()
-            error.backward()
-            self.baseline_optimiser.step()
+            descend(self.folder, self.baseline_optimiser, {"baseline": error}, known)
         return {"policy": policy.detach(), "baseline": error.detach(), "entropy": entropy.detach()}
 
     def policy(self) -> ScoringPolicy:
@@ -139,12 +135,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return copy.deepcopy({name: getattr(self, name).state_dict() for name in _PARTS})
+        return snapshot(self, "scorer", "baseline", "optimiser", "baseline_optimiser", "rollouts")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
-
-
-_PARTS = ("scorer", "baseline", "optimiser", "baseline_optimiser", "rollouts")
+        restore(self, state)

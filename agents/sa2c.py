@@ -31,7 +31,7 @@ from agents.learning import Row, check_choice, check_counts, check_shares
 from agents.offline import Minibatch, Offline
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from agents.training import Stopping, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from agents.updates import HeldOut, cloning_loss, with_logged
 from recgym.policy import StoredPolicy
 
@@ -144,7 +144,7 @@ class _Learner:
     def advance(self, last: int) -> Row:
         """Update to `last`, unless the held-out loss says that it would not help."""
         row = {} if self.held.over else updates.learn(self, last)
-        return {**row, **self.held.judge(self.network, self._supervised)}
+        return {**row, **self.held.judge(self.network, self.network.supervised_loss)}
 
     def update(self, number: int) -> dict[str, Tensor]:
         """One gradient step; its terms."""
@@ -153,14 +153,10 @@ class _Learner:
         batch = self.held.training.sample(config.batch_size)
         negative = draw_negatives(batch.action, self.network.scorer.num_items, config.negatives)
         terms = sa2c_terms(self.network, self.target, batch, negative, config, actor=actor)
-        found = updates.descend(self.folder, self.optimiser, terms, batch)
+        found = descend(self.folder, self.optimiser, terms, batch._asdict())
         if number % config.target_update_interval == 0:
             self.target.load_state_dict(self.network.state_dict())
         return found
-
-    def _supervised(self, batch: Minibatch) -> Tensor:
-        seen = with_logged(self.network.scorer.layout.unpack(batch.now), batch.action)
-        return cloning_loss(self.network(seen)[0], batch.action, seen.mask)
 
     def policy(self) -> ScoringPolicy:
         """By the supervised head."""
@@ -172,8 +168,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return updates.snapshot(self, "network", "target", "optimiser", "held")
+        return snapshot(self, "done", "network", "target", "optimiser", "held")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        updates.restore(self, state)
+        restore(self, state)

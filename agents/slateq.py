@@ -34,7 +34,7 @@ from agents.replay import Batch
 from agents.slate_policy import SlatePolicy, read_items
 from agents.slates import SELECTIONS, Items, Selection, choice_chances, slate_scores, slate_values
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from recgym.policy import StoredPolicy
 from recgym.types import Observation
 
@@ -138,16 +138,11 @@ class _Learner:
 
     def advance(self, last: int) -> Row:
         """Act, keep, learn, up to user step `last`."""
-        config, experience, losses = self.config, self.experience, []
-        while experience.steps < last:
-            before = experience.steps
-            experience.act(self._scores)
-            if experience.steps // config.target_update_interval > before // config.target_update_interval:
-                self.target.load_state_dict(self.q.state_dict())
-            if experience.ready:
-                losses += [self._update() for _ in range(config.gradient_steps)]
+        losses = self.experience.practise(
+            last, lambda: self.experience.act(self._scores), self._update, copied=(self.target, self.q)
+        )
         value, choice = torch.stack(losses).mean(0).tolist() if losses else (None, None)
-        return {"train/value_loss": value, "train/choice_loss": choice, **experience.row()}
+        return {"train/value_loss": value, "train/choice_loss": choice, **self.experience.row()}
 
     def _scores(self, observation: Observation) -> Tensor:
         items = read_items(self.q.taken, self.q.nothing, self.choice, observation)
@@ -167,11 +162,8 @@ class _Learner:
         value = (share * error.square()).sum(1).mean()
         chances = choice_chances(self.choice(now).gather(1, batch.action))
         choice = -(share * chances.clamp_min(1e-12).log()).sum(1).mean()
-        check_finite(self.folder, {"temporal difference": value, "choice": choice}, batch._asdict())
-        self.optimiser.zero_grad()
-        (value + choice).backward()
-        nn.utils.clip_grad_norm_(self.parameters, 10.0)
-        self.optimiser.step()
+        terms = {"temporal difference": value, "choice": choice}
+        descend(self.folder, self.optimiser, terms, batch._asdict(), clip=self.parameters)
         return torch.stack([value, choice]).detach()
 
     def _targets(self, batch: Batch) -> Tensor:
@@ -195,10 +187,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        names = ("q", "target", "choice", "optimiser", "experience")
-        return copy.deepcopy({name: getattr(self, name).state_dict() for name in names})
+        return snapshot(self, "q", "target", "choice", "optimiser", "experience")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+        restore(self, state)

@@ -23,7 +23,6 @@ over slots is this project's.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,13 +34,13 @@ from torch import Tensor, nn
 from agents.actor_critic import Slates
 from agents.choice import allow
 from agents.clicks import ClickModel
-from agents.learning import Row, check_counts, check_shares
+from agents.learning import Row, check_choice, check_counts, check_shares, of_sessions
 from agents.networks import ItemScorer
 from agents.returns import following, generalised_advantages
 from agents.scoring import ScoringPolicy
 from agents.spread import Spread, SpreadActor, SpreadPolicy
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, check_finite, descend, restore, run, snapshot
 from recgym.policy import StoredPolicy
 
 
@@ -97,8 +96,7 @@ class TopK:
             raise ValueError(f"click_rate is {self.click_rate}, expected 0 or more")
         if self.credit not in ("own", "slate"):
             raise ValueError(f"credit is {self.credit!r}, expected 'own' or 'slate'")
-        if self.choice not in ("greedy", "softmax"):
-            raise ValueError(f"choice is {self.choice!r}, expected 'greedy' or 'softmax'")
+        check_choice(self)
 
     def train(
         self, task: Task, *, seed: int, folder: Path | str, resume: bool = False, progress: bool = False
@@ -193,16 +191,13 @@ class _Learner:
                 losses += [self._update(batch) for batch in self._batches(rollout)]
             for _ in range(config.epochs if self.clicks else 0):
                 fits += [self._fit(batch) for batch in self._batches(rollout)]
-        returns, lengths = self.env.ended_sessions()
         actor, value, entropy = torch.stack(losses).mean(0).tolist() if losses else (None, None, None)
         return {
             "train/policy_loss": actor,
             "train/value_loss": value,
             "train/entropy": entropy,
             "train/click_loss": float(torch.stack(fits).mean()) if fits else None,
-            "sessions": len(returns),
-            "session_reward": float(returns.mean()) if len(returns) else None,
-            "session_length": float(lengths.mean()) if len(returns) else None,
+            **of_sessions(*self.env.ended_sessions()),
         }
 
     def _batches(self, rollout: _Rollout) -> list[_Rollout]:
@@ -274,11 +269,7 @@ class _Learner:
         """One gradient step of the model of clicks; its loss."""
         assert self.clicks is not None
         loss = self.clicks.loss(self.layout.unpack(batch.row), batch.action, batch.own > 0)
-        check_finite(self.folder, {"click": loss}, batch._asdict())
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return loss.detach()
+        return descend(self.folder, self.optimiser, {"click": loss}, batch._asdict())["click"]
 
     def policy(self) -> StoredPolicy:
         """The actor."""
@@ -288,11 +279,8 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        parts = {name: getattr(self, name).state_dict() for name in ("actor", "critic", "optimiser", "env")}
-        return copy.deepcopy({**parts, "rows": self.rows, "steps": self.steps})
+        return snapshot(self, "actor", "critic", "optimiser", "env", "rows", "steps")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.rows, self.steps = state["rows"], state["steps"]
-        for name in ("actor", "critic", "optimiser", "env"):
-            getattr(self, name).load_state_dict(state[name])
+        restore(self, state)

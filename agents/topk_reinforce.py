@@ -30,7 +30,7 @@ from agents.offline import Offline
 from agents.returns import returns_to_go
 from agents.scoring import ScoringPolicy
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, check_finite, restore, run, snapshot
 from agents.updates import with_logged
 from recgym.policy import StoredPolicy
 from recgym.types import Observation, Transitions
@@ -165,11 +165,11 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return updates.snapshot(self, "scorer", "estimate", "optimiser", "estimate_optimiser")
+        return snapshot(self, "done", "scorer", "estimate", "optimiser", "estimate_optimiser")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        updates.restore(self, state)
+        restore(self, state)
 
 
 def _log_chances(scorer: ItemScorer, observation: Observation) -> Tensor:

@@ -6,13 +6,15 @@ numbers it would have had. Stable-Baselines3's algorithms run the same way, in `
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from agents.checkpoints import load_checkpoint, save_checkpoint
@@ -27,6 +29,8 @@ from agents.task import Task
 from recgym.files import write_bytes
 from recgym.policy import StoredPolicy
 
+_LONGEST = 10.0
+"""Length of a gradient beyond which it is cut, where an agent asks for that."""
 _JUDGE_SEED = 1 << 20
 """Added to a run's seed: the users that judge are not those of the training."""
 
@@ -171,6 +175,50 @@ def run(
         finally:
             curve.close()
         return judgement.pick(learner.policy())
+
+
+def descend(
+    folder: Path | str,
+    optimiser: torch.optim.Optimizer,
+    terms: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    *,
+    clip: Iterable[Tensor] = (),
+) -> dict[str, Tensor]:
+    """One gradient step on the sum of the terms, if they are finite; the terms, without their graphs.
+
+    Args:
+        folder: see `check_finite`.
+        optimiser: of the parameters.
+        terms: of the loss, scalars by name.
+        batch: what they were computed from.
+        clip: parameters whose gradient is cut to a length of 10 together; none: it is taken as it is.
+    """
+    check_finite(folder, terms, batch)
+    optimiser.zero_grad()
+    torch.stack(list(terms.values())).sum().backward()
+    torch.nn.utils.clip_grad_norm_(clip, _LONGEST)
+    optimiser.step()
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def snapshot(learner: Any, *names: str) -> dict[str, Any]:
+    """What a learner's parts are now: their `state_dict`, copied of networks and optimisers, or the part itself."""
+    found = {}
+    for name in names:
+        part = getattr(learner, name)
+        state = part.state_dict() if hasattr(part, "state_dict") else part
+        found[name] = copy.deepcopy(state) if isinstance(part, nn.Module | torch.optim.Optimizer) else state
+    return found
+
+
+def restore(learner: Any, state: dict[str, Any]) -> None:
+    """Go on from `snapshot`."""
+    for name, part in state.items():
+        if hasattr(getattr(learner, name), "load_state_dict"):
+            getattr(learner, name).load_state_dict(part)
+        else:
+            setattr(learner, name, part)
 
 
 def check_finite(folder: Path | str, terms: dict[str, Tensor], batch: dict[str, Tensor]) -> None:

@@ -1,10 +1,9 @@
-"""What agents that learn from logs share: the cloning loss, a gradient step, snapshots, and sessions held out."""
+"""What agents that learn from logs share: the cloning loss, a run of updates, and sessions held out."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from agents.choice import allow
 from agents.learning import Row
 from agents.offline import Minibatch, Offline
-from agents.training import check_finite
 from recgym.types import Observation
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -31,17 +29,6 @@ def with_logged(observation: Observation, action: Tensor) -> Observation:
     return observation._replace(mask=observation.mask.scatter(1, action.view(len(action), -1), True))
 
 
-def descend(
-    folder: Path, optimiser: torch.optim.Optimizer, terms: dict[str, Tensor], batch: Minibatch
-) -> dict[str, Tensor]:
-    """One gradient step on the sum of the terms; the terms."""
-    check_finite(folder, terms, batch._asdict())
-    optimiser.zero_grad()
-    torch.stack(list(terms.values())).sum().backward()
-    optimiser.step()
-    return {name: term.detach() for name, term in terms.items()}
-
-
 def learn(learner: Any, last: int) -> Row:
     """Updates `learner.done` to `last` of `learner.update(number)`, and the mean of each term for the curve."""
     sums: dict[str, Tensor] = {}
@@ -51,19 +38,6 @@ def learn(learner: Any, last: int) -> Row:
             sums[name] = sums.get(name, torch.zeros(())) + term.cpu()
     learner.done = last
     return {f"train/{name}": float(total) / count for name, total in sums.items()}
-
-
-def snapshot(learner: Any, *names: str) -> dict[str, Any]:
-    """`learner.done`, and copies of the `state_dict` of its parts."""
-    return {"done": learner.done, **copy.deepcopy({name: getattr(learner, name).state_dict() for name in names})}
-
-
-def restore(learner: Any, state: dict[str, Any]) -> None:
-    """Go on from `snapshot`."""
-    learner.done = state["done"]
-    for name, part in state.items():
-        if name != "done":
-            getattr(learner, name).load_state_dict(part)
 
 
 class HeldOut:

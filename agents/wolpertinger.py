@@ -32,7 +32,7 @@ from agents.experience import Experience
 from agents.layout import Layout
 from agents.learning import Row, check_counts, check_shares
 from agents.task import Task
-from agents.training import Stopping, check_finite, run
+from agents.training import Stopping, descend, restore, run, snapshot
 from recgym.policy import StoredPolicy
 from recgym.types import Observation, Reads
 
@@ -174,13 +174,13 @@ class _Learner:
 
     def advance(self, last: int) -> Row:
         """Act, keep, learn, up to user step `last`."""
-        experience, losses = self.experience, []
-        while experience.steps < last:
-            experience.act(lambda observation: self.net.scores(observation, observation.mask))
-            if experience.ready:
-                losses += [self._update() for _ in range(self.config.gradient_steps)]
+        experience = self.experience
+        losses = experience.practise(last, lambda: experience.act(self._scores), self._update)
         critic, actor = torch.stack(losses).mean(0).tolist() if losses else (None, None)
         return {"train/critic_loss": critic, "train/actor_loss": actor, **experience.row()}
+
+    def _scores(self, observation: Observation) -> Tensor:
+        return self.net.scores(observation, observation.mask)
 
     def _update(self) -> Tensor:
         """One gradient step of the critic and one of the actor; their losses."""
@@ -194,17 +194,10 @@ class _Learner:
         vectors = net.vectors(now)
         taken = vectors.gather(1, batch.action.unsqueeze(2).expand(-1, -1, vectors.shape[2]))  # (n, 1, E)
         critic = smooth_l1_loss(net.values(now, taken)[:, 0], target)
-        check_finite(self.folder, {"temporal difference": critic}, batch._asdict())
-        self.critic_optimiser.zero_grad()
-        critic.backward()
-        nn.utils.clip_grad_norm_(self.critic, 10.0)
-        self.critic_optimiser.step()
+        found = batch._asdict()
+        descend(self.folder, self.critic_optimiser, {"temporal difference": critic}, found, clip=self.critic)
         actor = -net.values(now, net.point(now).unsqueeze(1)).mean()
-        check_finite(self.folder, {"actor": actor}, batch._asdict())
-        self.actor_optimiser.zero_grad()
-        actor.backward()
-        nn.utils.clip_grad_norm_(net.actor.parameters(), 10.0)
-        self.actor_optimiser.step()
+        descend(self.folder, self.actor_optimiser, {"actor": actor}, found, clip=net.actor.parameters())
         with torch.no_grad():
             for theirs, ours in zip(self.target.parameters(), net.parameters(), strict=True):
                 theirs.lerp_(ours, config.target_rate)
@@ -216,15 +209,11 @@ class _Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next segment depends on."""
-        return copy.deepcopy({name: getattr(self, name).state_dict() for name in _PARTS})
+        return snapshot(self, "net", "target", "critic_optimiser", "actor_optimiser", "experience")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
-
-
-_PARTS = ("net", "target", "critic_optimiser", "actor_optimiser", "experience")
+        restore(self, state)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

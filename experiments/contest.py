@@ -92,11 +92,12 @@ class Contest:
         for name in names:
             found = [self.folder(world, name, seed) for seed in range(self.seeds)]
             facts = [read_json(folder / "result.json", format=FORMAT, version=VERSION) for folder in found]
+            returns = np.stack([np.load(folder / "returns.npy") for folder in found])  # (S, E)
             rows[name] = {
-                **row(np.stack([np.load(folder / "returns.npy") for folder in found]), band),
+                **row(returns, band),
                 "steps": facts[0]["steps"],
                 "minutes": float(np.mean([fact["seconds"] for fact in facts])) / 60,
-                "seeds": [float(np.load(folder / "returns.npy").mean()) for folder in found],
+                "seeds": returns.mean(1).tolist(),
             }
         return rows
 

@@ -76,13 +76,12 @@ class LearnedContest:
     def run(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Rows by policy of the run in `folder`: trivial ones, then the agents'."""
         run = Run(folder)
-        _halves(run)  # learned once, before the jobs ask for them
+        field_ = _Field(self, run)  # learns the halves, before the jobs ask for them
         names = self.agents or tuple(LEARNED)
         jobs = [(name, seed) for seed in range(self.seeds) for name in names]
         waiting = [job for job in jobs if not self._done(run, job)]
         for _ in run_jobs(partial(_train_one, self, run), waiting, processes=self.processes, description=str(folder)):
             pass
-        field_ = _Field(self, run)
         found = {name: [field_.score(trivial_policy(field_.mine, name))] for name in BASELINES}
         for name in names:
             parts = [np.load(_folder(run, name, seed) / "figures.npz") for seed in range(self.seeds)]

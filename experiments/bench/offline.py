@@ -11,13 +11,13 @@ from typing import Literal
 
 import torch
 
-from agents import updates
 from agents.candidates import Proposal
 from agents.cql import CQL, candidate_terms, cql_terms
 from agents.d3 import discrete_cql, minibatch
 from agents.layout import Layout
 from agents.networks import ItemScorer
 from agents.offline import Minibatch
+from agents.training import descend
 from experiments.bench.timing import alternate, machine, threads
 
 WAYS = ("d3rlpy plain", "d3rlpy items", "d3rlpy fixed", "own items", "own fixed", "own candidates", "candidates fixed")
@@ -87,7 +87,7 @@ def steps(settings: OfflineBench, num_items: int) -> tuple[Callable[[], None], .
                 terms = candidate_terms(q, target, batch, config, *proposal.draw(config.candidates))
             else:
                 terms = cql_terms(q, target, batch, config)
-            updates.descend(_NOWHERE, optimiser, terms, batch)
+            descend(_NOWHERE, optimiser, terms, batch._asdict())
 
         return step
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
 import agents.dqn as ours
+import agents.training
 from agents.dqn import DQN
 from agents.layout import Layout
 from agents.networks import ItemScorer
@@ -163,7 +164,7 @@ def test_priorities_are_the_errors_and_weights_enter_the_loss(tmp_path: Path, mo
     run.experience.replay.reprioritise(torch.arange(40), torch.rand(40) * 3)
     q = copy.deepcopy(run.q)
     losses: list[Tensor] = []
-    monkeypatch.setattr(ours, "check_finite", lambda folder, terms, batch: losses.extend(terms.values()))
+    monkeypatch.setattr(agents.training, "check_finite", lambda folder, terms, batch: losses.extend(terms.values()))
     batch, target = targets_of(run, monkeypatch)
     errors = target - q(TASK.layout().unpack(batch.now)).gather(1, batch.action)[:, 0]
     assert float(batch.weight.max()) == 1.0 and float(batch.weight.min()) < 0.9

@@ -50,7 +50,7 @@ def test_bcq_never_leaves_the_support_where_q_learning_does(tmp_path: Path) -> N
     assert free[0].argmax() in (2, 3) and free[1].argmax() == 0
 
 
-@pytest.mark.parametrize("settings", [{}, {"candidates": 3}, {"library": True}])
+@pytest.mark.parametrize("settings", [{}, {"candidates": 3}, {"by_d3rlpy": True}])
 def test_cql_finds_the_best_logged_item(settings: dict[str, Any], tmp_path: Path) -> None:
     task: Any = bandit(CHANCE, REWARD, 4000)
     found = probabilities("cql", task, 2, tmp_path, updates=400, learning_rate=5e-3, **settings)

@@ -25,7 +25,7 @@ from agents.networks import ItemScorer
 from agents.offline import Minibatch
 from agents.sa2c import SA2C, draw_negatives, sa2c_terms
 from agents.sqn import SQN, sqn_terms
-from agents.updates import descend
+from agents.training import descend
 from recgym.types import Observation
 from tests.agents.tiny import LOGGED
 
@@ -71,7 +71,7 @@ def test_our_cql_is_d3rlpys(single_items: bool, monkeypatch: pytest.MonkeyPatch,
     optimiser = torch.optim.Adam(q.parameters(), lr=1e-2)
     for _ in range(3):
         found = theirs.update(agents.d3.minibatch(batch))
-        terms = descend(tmp_path, optimiser, cql_terms(q, target, batch, config), batch)
+        terms = descend(tmp_path, optimiser, cql_terms(q, target, batch, config), batch._asdict())
         assert float(terms["temporal difference"]) == pytest.approx(found["td_loss"], abs=1e-5)
         assert float(terms["conservatism"]) == pytest.approx(0.7 * found["conservative_loss"], abs=1e-5)
         theirs._grad_step = 1
@@ -144,7 +144,7 @@ def test_forbidden_items_do_not_matter() -> None:
 
 
 def test_a_killed_run_of_d3rlpys_resumes(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = make_agent("cql", **LOGGED, library=True, target_update_interval=7)
+    agent = make_agent("cql", **LOGGED, by_d3rlpy=True, target_update_interval=7)
     whole = agent.train(task, seed=0, folder=tmp_path / "whole")
     add = agents.learning.LearningCurve.add
 
@@ -231,7 +231,7 @@ def test_negatives_are_any_other_item() -> None:
 
 def test_cql_says_what_cannot_be() -> None:
     for settings, message in (
-        ({"library": True, "candidates": 5}, "give candidates 0"),
+        ({"by_d3rlpy": True, "candidates": 5}, "give candidates 0"),
         ({"popular_share": 1.0}, "popular_share is 1"),
         ({"discount": 1.0}, "discount 1.0"),
     ):
