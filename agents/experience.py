@@ -79,6 +79,11 @@ class Experience:
         return 1.0 + share * (float(config.final_epsilon) - 1.0)
 
     @property
+    def left(self) -> float:
+        """Share of `total_steps` still to come."""
+        return max(0.0, 1.0 - self.steps / float(self.config.total_steps))
+
+    @property
     def ready(self) -> bool:
         """Whether there is enough to learn from."""
         return self.steps >= self.config.learning_starts and self.replay.size > max(2, self.reach)

@@ -3,13 +3,13 @@
     x     = [state, context, bags of the history]                       what is known of the session
     h     = MLP(x)                                                       (B, H)
     q     = s + W_o h + bags W_b                                         (B, E), s the backbone's state or 0
-    score = gain * (q . E_j + b_j) + w_r . past_j + v(h)                 items of a fixed catalogue
+    score = gain * (q . E_j + b_j) + 10 w_r . past_j + v(h)               items of a fixed catalogue
     score = w . gelu(A x + C c_j + d * (s W_s . c_j)) + v(h)             candidates with features c_j
 
 So the cost hardly grows with the catalogue: D E + H (D + E) + N E weights, against H N of a plain MLP. With a backbone
 the last layers start at zero and W at the identity: the head starts as the backbone's own ranking. `outputs` above 1
 gives that many scores of every item (atoms or quantiles of a return). `past_j` is what the history's bags weigh item j
-itself with: whether it was shown, how lately, and what came of it.
+itself with: whether it was shown, how lately, and what came of it; the 10 lets steps of Adam reach "not again".
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from torch.nn.functional import gelu
 from agents.encoders import Encoder, History
 from agents.layout import Layout
 from recgym.types import Observation
+
+_PACE = 10.0
+"""Scale of what an item's own past adds to its score."""
 
 
 class ItemScorer(nn.Module):
@@ -145,7 +148,7 @@ class ItemScorer(nn.Module):
     def _of_past(self, history: History, observation: Observation) -> Tensor:
         """What an item's own past in this history adds to its score, (B, N)."""
         ids, weights = history.weigh(observation)
-        own = torch.einsum("bvl,v->bl", weights, self.again)
+        own = torch.einsum("bvl,v->bl", weights, _PACE * self.again)
         return torch.zeros(len(ids), self.num_items + 1, device=ids.device).scatter_add(1, ids, own)[:, 1:]
 
     def _of_candidates(self, observation: Observation, hidden: Tensor, state: Tensor) -> Tensor:

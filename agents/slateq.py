@@ -49,6 +49,8 @@ class SlateQ:
     """Sessions simulated side by side."""
     learning_rate: float = 1e-3
     """Adam's step size."""
+    anneal: bool = False
+    """Let the step size fall to 0 over the run."""
     discount: float = 0.99
     """Weight of a reward against the one a step earlier, gamma; may be 1."""
     target: Literal["q-learning", "sarsa"] = "q-learning"
@@ -163,6 +165,8 @@ class _Learner:
         chances = choice_chances(self.choice(now).gather(1, batch.action))
         choice = -(share * chances.clamp_min(1e-12).log()).sum(1).mean()
         terms = {"temporal difference": value, "choice": choice}
+        if config.anneal:
+            self.optimiser.param_groups[0]["lr"] = config.learning_rate * self.experience.left
         descend(self.folder, self.optimiser, terms, batch._asdict(), clip=self.parameters)
         return torch.stack([value, choice]).detach()
 

@@ -60,6 +60,8 @@ class TopK:
     """Passes over each rollout."""
     learning_rate: float = 2e-3
     """Adam's step size."""
+    anneal: bool = False
+    """Let the step sizes fall to 0 over the run."""
     discount: float = 0.95
     """Weight of a reward against the one a step earlier, gamma; may be 1."""
     gae_lambda: float = 0.95
@@ -187,6 +189,8 @@ class _Learner:
         config, losses, fits = self.config, [], []
         while self.steps < last:
             rollout = self._play()
+            if config.anneal:
+                self._pace(max(0.0, 1 - self.steps / config.total_steps))
             for _ in range(config.epochs):
                 losses += [self._update(batch) for batch in self._batches(rollout)]
             for _ in range(config.epochs if self.clicks else 0):
@@ -199,6 +203,13 @@ class _Learner:
             "train/click_loss": float(torch.stack(fits).mean()) if fits else None,
             **of_sessions(*self.env.ended_sessions()),
         }
+
+    def _pace(self, share: float) -> None:
+        """Set the step sizes to a share of the config's."""
+        of_policy, *of_clicks = self.optimiser.param_groups
+        of_policy["lr"] = share * self.config.learning_rate
+        for group in of_clicks:
+            group["lr"] = share * self.config.click_rate
 
     def _batches(self, rollout: _Rollout) -> list[_Rollout]:
         parts = torch.randperm(len(rollout.row)).split(self.config.batch_size)

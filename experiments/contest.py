@@ -61,6 +61,8 @@ class Contest:
     """Fields of the agents' configs that should differ from the world's presets, as on the command line."""
     path: Path | None = None
     """Folder of a world that reads files ("coat")."""
+    history: int | None = None
+    """Items of the visible history that agents read beside the state; None: as `presets.HISTORY` says of the world."""
     seeds: int = 5
     """Training seeds 0, 1, ... of each agent."""
     sessions: int = 1_000
@@ -79,6 +81,8 @@ class Contest:
         for name in ("seeds", "sessions", "logged", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.history is not None and self.history < 0:
+            raise ValueError(f"history is {self.history}, expected at least 0")
 
     def in_world(self, world: str) -> dict[str, Any]:
         """Rows of one world, in the table's order: the band's, then the agents', as `row` makes them."""
@@ -111,7 +115,9 @@ class Contest:
 
     def about(self, world: str, name: str) -> dict[str, Any]:
         """All that a result depends on beside the seed."""
-        return {"agent": describe_agent(self.agent(world, name)), "sessions": self.sessions, "logged": self.logged}
+        history = read_history(world, self.history)
+        about = {"sessions": self.sessions, "logged": self.logged, "history": history}
+        return {"agent": describe_agent(self.agent(world, name)), **about}
 
     def _done(self, world: str, name: str, seed: int) -> bool:
         file = self.folder(world, name, seed) / "result.json"
@@ -122,7 +128,7 @@ class Contest:
 
     def _band(self, world: str) -> dict[str, DoubleArray]:
         """Returns (E,) of random and of the world's marks."""
-        users = make_world(world, **world_settings(world, self.path))
+        users = make_world(world, **world_settings(world, self.path, self.history))
         config = WORLDS[world].session_config()
         size, slots = users.num_items, config.slate_size
         play = partial(collect, num_sessions=self.sessions, seed=_JUDGE_SEED)
@@ -165,7 +171,8 @@ def train_one(contest: Contest, job: tuple[str, str, int]) -> float:
     """Train and score one agent with one seed; its mean reward."""
     world, name, seed = job
     agent, folder = contest.agent(world, name), contest.folder(world, name, seed)
-    task = world_task(world, path=contest.path, logged=contest.logged if name in OFFLINE else 0)
+    logged = contest.logged if name in OFFLINE else 0
+    task = world_task(world, path=contest.path, logged=logged, history=contest.history)
     begun = time.perf_counter()
     policy = agent.train(task, seed=seed, folder=folder, resume=_same_run(folder, agent, seed))
     seconds = time.perf_counter() - begun
@@ -180,8 +187,8 @@ def train_one(contest: Contest, job: tuple[str, str, int]) -> float:
     return float(returns.mean())
 
 
-def world_task(world: str, *, path: Path | None = None, logged: int = 0) -> Task:
-    """A known world as a task: agents read its visible state and as much of its history as `presets.HISTORY` says.
+def world_task(world: str, *, path: Path | None = None, logged: int = 0, history: int | None = None) -> Task:
+    """A known world as a task: agents read its visible state, and of its history what `presets.HISTORY` says.
 
     Of the items they know what the platform does: the content vectors that some worlds describe their items by
     (SARDINE's `embedding`), and their categories. Both are the catalogue's; hidden tastes stay hidden.
@@ -190,13 +197,14 @@ def world_task(world: str, *, path: Path | None = None, logged: int = 0) -> Task
         world: a key of `WORLDS`.
         path: its files, where it needs some.
         logged: sessions of a random policy to learn from; in "coat" the users' own ratings instead.
+        history: items of the history that agents read, if not what the presets say.
     """
-    users: Any = make_world(world, **world_settings(world, path))
+    users: Any = make_world(world, **world_settings(world, path, history))
     sessions: Sessions[Any] = Sessions(users, WORLDS[world].session_config())
     features = getattr(users, "embedding", None)  # (N, X)
     task = Task(
         sessions=sessions,
-        history=HISTORY.get(world, 0),
+        history=read_history(world, history),
         item_width=Task.item_width if features is None else features.shape[1],
         item_features=features,
         item_categories=numbered(getattr(users, "item_categories", None)),
@@ -217,13 +225,18 @@ def numbered(names: Sequence[str] | None) -> Tensor | None:
     return torch.from_numpy(np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64))
 
 
-def world_settings(world: str, path: Path | None) -> dict[str, Any]:
+def read_history(world: str, history: int | None) -> int:
+    """Items of the visible history that agents read in a world: `history`, or what the presets say."""
+    return HISTORY.get(world, 0) if history is None else history
+
+
+def world_settings(world: str, path: Path | None, history: int | None = None) -> dict[str, Any]:
     """Settings with which agents meet a world: its files, and a visible history where the world can keep one."""
     if WORLDS[world].files:
         if path is None:
             raise ValueError(f"the world {world!r} reads files of yours: say where with --path")
         return {"path": path}
-    return {"length": HISTORY[world]} if world in HISTORY else {}
+    return {"length": read_history(world, history)} if world in HISTORY else {}
 
 
 def row(returns: DoubleArray, band: dict[str, DoubleArray]) -> dict[str, Any]:

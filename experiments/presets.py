@@ -81,7 +81,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "long-term-satisfaction-repaired": _SATISFACTION,
     "interest-evolution": _EVOLUTION,
     "coat": {
-        "ppo": {**_COAT, "total_steps": 4_000_000, "learning_rate": 2e-3, "entropy_weight": 0.005},
+        "ppo": {**_COAT, "total_steps": 3_000_000, "learning_rate": 2e-3, "entropy_weight": 0.005},
     },
     "coat-no-quit": {
         "ppo": {**_COAT, "total_steps": 1_500_000, "learning_rate": 1e-3, "entropy_weight": 0.02},

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from agents import Task, make_agent
+from agents.checkpoints import load_checkpoint
 from agents.layout import Layout
+from agents.learning import describe
 from agents.networks import Critic, ItemScorer
 from agents.replay import Replay
 from agents.slate_policy import SlatePolicy
@@ -46,6 +48,18 @@ def test_slots_of_plackett_luce_sum_to_one_and_agree_with_the_product() -> None:
     torch.testing.assert_close(slots[5].exp(), torch.stack(by_hand))
     sure = torch.tensor([[50.0, 0.0, 0.0]])  # stays finite where one item has all the mass
     torch.testing.assert_close(slot_log_chances(sure, torch.tensor([[0, 1]]))[0, 1], torch.tensor(0.5).log())
+
+
+@pytest.mark.parametrize("name", ["slateq", "topk"])
+@pytest.mark.parametrize("anneal", [False, True])
+def test_annealed_steps_fall_to_nothing(name: str, anneal: bool, tmp_path: Path) -> None:
+    task = Task(sessions=Sessions(small_users(), SessionConfig(max_steps=20)))
+    agent = make_agent(name, **{**TINY[name], "anneal": anneal})
+    agent.train(task, seed=0, folder=tmp_path)
+    kept = load_checkpoint(tmp_path, describe(agent, 0))
+    assert kept is not None
+    rates = {group["lr"] for group in kept["learner"]["optimiser"]["param_groups"]}
+    assert rates == ({0.0} if anneal else {agent.learning_rate})
 
 
 def test_the_split_of_the_advantage_is_exact() -> None:
