@@ -100,7 +100,7 @@ class Contest:
             rows[name] = {
                 **row(returns, band),
                 "steps": facts[0]["steps"],
-                "minutes": float(np.mean([fact["seconds"] for fact in facts])) / 60,
+                "minutes": _minutes([fact["seconds"] for fact in facts]),
                 "seeds": returns.mean(1).tolist(),
             }
         return rows
@@ -173,15 +173,15 @@ def train_one(contest: Contest, job: tuple[str, str, int]) -> float:
     agent, folder = contest.agent(world, name), contest.folder(world, name, seed)
     logged = contest.logged if name in OFFLINE else 0
     task = world_task(world, path=contest.path, logged=logged, history=contest.history)
-    begun = time.perf_counter()
-    policy = agent.train(task, seed=seed, folder=folder, resume=_same_run(folder, agent, seed))
-    seconds = time.perf_counter() - begun
+    begun, resume = time.perf_counter(), _same_run(folder, agent, seed)
+    policy = agent.train(task, seed=seed, folder=folder, resume=resume)
+    seconds = None if resume else round(time.perf_counter() - begun, 1)  # what came before is not known
     save_policy(policy, folder)
     returns = collect(task.sessions, policy, num_sessions=contest.sessions, seed=_JUDGE_SEED).returns
     buffer = io.BytesIO()
     np.save(buffer, returns)
     write_bytes(folder / "returns.npy", buffer.getvalue())
-    facts = {"seconds": round(seconds, 1), "steps": getattr(agent, "total_steps", getattr(agent, "updates", 0))}
+    facts = {"seconds": seconds, "steps": getattr(agent, "total_steps", getattr(agent, "updates", 0))}
     about = contest.about(world, name)
     write_json(folder / "result.json", {"format": FORMAT, "version": VERSION, "about": about, **facts})
     return float(returns.mean())
@@ -250,6 +250,12 @@ def row(returns: DoubleArray, band: dict[str, DoubleArray]) -> dict[str, Any]:
 def interval(values: DoubleArray) -> Interval:
     """Mean of (S, E) values: over users alone for one seed, over seeds and users for more."""
     return seeds_and_users(values, np.arange(values.shape[1]))
+
+
+def _minutes(seconds: list[float | None]) -> float | None:
+    """Mean over the trainings that ran in one go."""
+    whole = [each for each in seconds if each is not None]
+    return sum(whole) / len(whole) / 60 if whole else None
 
 
 def _same_run(folder: Path, agent: Any, seed: int) -> bool:

@@ -57,22 +57,25 @@ _SATISFACTION: dict[str, dict[str, Any]] = {
     "iql": _LOGGED,
     "sqn": {},
     "sa2c": {},
+    "topk-reinforce": {"discount": 0.97, "choice": "greedy"},
 }
 _EVOLUTION: dict[str, dict[str, Any]] = {
     "slateq": {
-        "num_envs": 512, "discount": 1.0, "value_scale": 100, "hidden": 48, "total_steps": 800_000, "gradient_steps": 4,
-        "batch_size": 1024, "steps": 60, "target_update_interval": 20_000, "final_epsilon": 0.2,
-        "exploration_fraction": 0.3, "buffer_size": 400_000, "learning_rate": 7e-4, "stopping": Stopping(sessions=512),
+        "num_envs": 512, "discount": 1.0, "value_scale": 100, "total_steps": 800_000, "gradient_steps": 4,
+        "batch_size": 1024, "steps": 60, "target_update_interval": 20_000, "final_epsilon": 0.1,
+        "buffer_size": 800_000, "anneal": True, "stopping": Stopping(sessions=512),
     },
     "ppo": {
-        "num_envs": 512, "rollout": 32, "total_steps": 1_500_000, "discount": 0.998, "batch_size": 2_048,
-        "value_weight": 1e-4, "learning_rate": 3e-3, "anneal": True, "choice": "greedy", "stopping": _BEST,
+        "num_envs": 512, "rollout": 100, "total_steps": 1_500_000, "discount": 0.998, "batch_size": 2_048,
+        "value_weight": 1e-4, "learning_rate": 1e-3, "anneal": True, "choice": "greedy", "stopping": _BEST,
     },
 }  # fmt: skip
 _COAT: dict[str, Any] = {
     "num_envs": 512, "rollout": 30, "discount": 0.95, "gae_lambda": 0.9, "batch_size": 2560, "epochs": 4, "hidden": 128,
     "value_weight": 1e-3, "anneal": True, "stopping": _BEST, "choice": "greedy",
 }  # fmt: skip
+_RATED: dict[str, Any] = {"choice": "greedy", "learning_rate": 1e-3, "updates": 600}
+_VALUED: dict[str, Any] = {**_RATED, "discount": 0.0}
 _SARDINE: dict[str, Any] = {
     "num_envs": 256, "rollout": 20, "batch_size": 512, "epochs": 2, "discount": 0.95, "gae_lambda": 0.9, "hidden": 64,
     "learning_rate": 3e-3, "click_rate": 5e-3, "entropy_weight": 0.001, "value_scale": 30.0, "choice": "softmax",
@@ -82,6 +85,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "interest-evolution": _EVOLUTION,
     "coat": {
         "ppo": {**_COAT, "total_steps": 3_000_000, "learning_rate": 2e-3, "entropy_weight": 0.005},
+        "bc": _RATED,
+        "bcq": {**_VALUED, "threshold": 0.2, "hidden": 16},
+        "cql": _VALUED,
+        "iql": _VALUED,
+        "decision-transformer": _RATED,
+        "sqn": _RATED,
+        "sa2c": {**_RATED, "warm_up": 300},
+        "topk-reinforce": _VALUED,
     },
     "coat-no-quit": {
         "ppo": {**_COAT, "total_steps": 1_500_000, "learning_rate": 1e-3, "entropy_weight": 0.02},

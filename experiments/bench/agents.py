@@ -79,7 +79,8 @@ def table(world: str, rows: dict[str, dict[str, Any]], contest: Contest) -> str:
         trained = "steps" in row
         cells = [f"**{name}**" if trained else name, _cell(row["reward"])]
         cells += [_cell(row[column], sign=True) for column in HEAD[2:5]]
-        cells += [f"{row['steps']:,}", f"{row['minutes']:.1f}"] if trained else ["", ""]
+        minutes = row.get("minutes")
+        cells += [f"{row['steps']:,}" if trained else "", "" if minutes is None else f"{minutes:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 

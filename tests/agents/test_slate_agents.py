@@ -54,7 +54,7 @@ def test_slots_of_plackett_luce_sum_to_one_and_agree_with_the_product() -> None:
 @pytest.mark.parametrize("anneal", [False, True])
 def test_annealed_steps_fall_to_nothing(name: str, anneal: bool, tmp_path: Path) -> None:
     task = Task(sessions=Sessions(small_users(), SessionConfig(max_steps=20)))
-    agent = make_agent(name, **{**TINY[name], "anneal": anneal})
+    agent: Any = make_agent(name, **{**TINY[name], "anneal": anneal})
     agent.train(task, seed=0, folder=tmp_path)
     kept = load_checkpoint(tmp_path, describe(agent, 0))
     assert kept is not None

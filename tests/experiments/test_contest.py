@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,11 @@ def test_a_contest_keeps_what_it_has_and_prints_the_band(tmp_path: Path, capsys:
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("returns.npy")} == before
     assert rows["a2c"]["reward"] == again["a2c"]["reward"]
     assert rows["a2c"]["steps"] == 256
+    stopped, whole = (contest.folder(WORLD, "a2c", seed) / "result.json" for seed in range(2))
+    stopped.unlink()
+    resumed = contest.in_world(WORLD)["a2c"]
+    assert resumed["reward"] == rows["a2c"]["reward"] and json.loads(stopped.read_text())["seconds"] is None
+    assert resumed["minutes"] == json.loads(whole.read_text())["seconds"] / 60
     assert list(rows) == ["random", "myopic", "rule", "best known", "a2c"]
     assert rows["best known"]["minus rule"].value > 0
     text = table(WORLD, rows, contest)
@@ -89,6 +95,7 @@ def test_settings_are_those_of_the_command_line() -> None:
 def test_worlds_become_tasks_with_the_history_that_agents_read() -> None:
     task = world_task("sardine-single-item-bored-inf", logged=5)
     assert task.layout().history == task.history == 40
+    assert world_task("sardine-single-item-bored-inf", history=7).layout().history == 7
     assert task.logged is not None and task.logged.items is not None
     assert np.isfinite(task.logged.propensity).all()
     assert task.item_features is not None and task.item_features.shape == (1000, 10)
