@@ -167,7 +167,7 @@ class _Learner:
 
     def __init__(self, config: TopK, task: Task, seed: int, folder: Path) -> None:
         self.config, self.task, self.folder = config, task, folder
-        self.size, self.layout = task.slate_size, task.layout()
+        self.size, self.layout, self.device = task.slate_size, task.layout(), task.device
         scorer, categories = task.scorer(hidden=config.hidden, gain=1 / config.temperature), task.item_categories
         self.clicks = ClickModel(scorer, hidden=config.hidden) if config.click_rate else None
         self.actor: ItemScorer | SpreadActor = scorer
@@ -213,44 +213,45 @@ class _Learner:
 
     def _batches(self, rollout: _Rollout) -> list[_Rollout]:
         parts = torch.randperm(len(rollout.row)).split(self.config.batch_size)
-        return [_Rollout(*(each[part] for each in rollout)) for part in parts]
+        return [_Rollout(*(each[part].to(self.device) for each in rollout)) for part in parts]
 
     def _slates(self, rows: Tensor) -> PlackettLuce | Spread:
-        observation = self.layout.unpack(rows)
+        observation = self.layout.unpack(rows.to(self.device))
         found = self.actor(observation)
         return found if isinstance(found, Spread) else PlackettLuce(allow(found, observation.mask), self.size)
 
     def _values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """V(o) in reward, (n,), and the slots' baselines b_k(o), (n, K)."""
-        found = self.critic(self.layout.unpack(rows))
+        found = self.critic(self.layout.unpack(rows.to(self.device)))
         return found[:, 0] * self.config.value_scale, found[:, 1:]
 
     @torch.no_grad()
     def _play(self) -> _Rollout:
-        """One rollout of all sessions, with its advantages."""
+        """One rollout of all sessions, with its advantages; on the CPU, as the sessions' rows are."""
         config = self.config
         kept: list[tuple[Tensor, ...]] = []
         ends: list[Tensor] = []  # of sessions that were cut, in order
         for _ in range(config.rollout):
             rows, slates = self.rows, self._slates(self.rows)
-            action = slates.draw()
+            drawn = slates.draw()
+            chances, action = slates.log_chances(drawn).cpu(), drawn.cpu()
             numbers = action[:, 0] if self.size == 1 else action
             after, reward, done, infos = self.env.step(numbers.numpy())
             self.rows = torch.from_numpy(np.asarray(after))
-            value, baseline = self._values(rows)
+            value, baseline = (each.cpu() for each in self._values(rows))
             cut = torch.zeros(len(rows), dtype=torch.bool)
             for place in np.flatnonzero(done).tolist():
                 if infos[place].get("TimeLimit.truncated", False):
                     cut[place] = True
                     ends.append(torch.from_numpy(infos[place]["terminal_observation"]))
             kept.append((
-                rows, action, slates.log_chances(action), self.env.feedback.cpu() @ self.weights, baseline, value,
+                rows, action, chances, self.env.feedback.cpu() @ self.weights, baseline, value,
                 torch.from_numpy(np.asarray(reward)), torch.from_numpy(done.copy()) & ~cut, cut,
             ))  # fmt: skip
         self.steps += config.rollout * config.num_envs
         row, action, chance, own, baseline, value, reward, left, cut = map(torch.stack, zip(*kept, strict=True))
-        last = self._values(torch.stack(ends))[0] if ends else torch.zeros(0)
-        after = following(torch.cat([value, self._values(self.rows)[0].unsqueeze(0)]), cut, last)
+        last = self._values(torch.stack(ends))[0].cpu() if ends else torch.zeros(0)
+        after = following(torch.cat([value, self._values(self.rows)[0].cpu().unsqueeze(0)]), cut, last)
         advantage = generalised_advantages(
             reward, value, after, left, cut, discount=config.discount, decay=config.gae_lambda
         )

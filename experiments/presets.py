@@ -80,6 +80,10 @@ _SARDINE: dict[str, Any] = {
     "num_envs": 256, "rollout": 20, "batch_size": 512, "epochs": 2, "discount": 0.95, "gae_lambda": 0.9, "hidden": 64,
     "learning_rate": 3e-3, "click_rate": 5e-3, "entropy_weight": 0.001, "value_scale": 30.0, "choice": "softmax",
 }  # fmt: skip
+_SINGLE: dict[str, Any] = {
+    **_SARDINE, "rollout": 50, "total_steps": 409_600, "discount": 0.99, "gae_lambda": 0.95, "learning_rate": 5e-4,
+    "click_rate": 3e-3, "anneal": True, "choice": "greedy", "stopping": Stopping(sessions=500),
+}  # fmt: skip
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "long-term-satisfaction-repaired": _SATISFACTION,
     "interest-evolution": _EVOLUTION,
@@ -104,7 +108,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "topk": {**_SARDINE, "total_steps": 204_800},
     },
     "sardine-single-item-bored-inf": {
-        "topk": {**_SARDINE, "rollout": 100, "total_steps": 204_800},
+        "topk": _SINGLE,
     },
 }
 """Fields of the agents' configs that differ from the defaults, by world and agent."""
