@@ -11,7 +11,16 @@ from recgym.ope.intervals import t_quantile
 
 @pytest.mark.parametrize(
     ("level", "freedom", "expected"),
-    [(0.95, 1, 12.7062), (0.95, 4, 2.77645), (0.95, 30, 2.04227), (0.99, 10, 3.16927), (0.95, 1e6, 1.95997)],
+    [
+        (0.95, 1, 12.7062),
+        (0.95, 4, 2.77645),
+        (0.95, 30, 2.04227),
+        (0.99, 10, 3.16927),
+        (0.95, 1e6, 1.95997),
+        (0.99, 2e6, 2.57583),
+        (0.9999, 1e7, 3.89059),
+        (0.999999, 31, 6.07198),
+    ],
 )
 def test_quantiles_of_students_t(level: float, freedom: float, expected: float) -> None:
     assert t_quantile(level, freedom) == pytest.approx(expected, rel=1e-4)
