@@ -57,9 +57,15 @@ def weighted_per_decision_terms(
 
     Source: Precup, Sutton and Singh (2000), section 3 (weighted per-decision); Thomas (2015), thesis, equation 3.25.
     """
+    return held_terms(cumulative_weights(ratios, episode), reward, episode, discount)
+
+
+def held_terms(
+    weight: DoubleArray, reward: DoubleArray, episode: IntArray, discount: float
+) -> tuple[DoubleArray, DoubleArray]:
+    """discount^t w_t r_t and w_t in column t, (E, H) each, w (T,) any weights; an ended episode keeps its last one."""
     start = first_steps(episode)
     place = np.arange(len(episode)) - start[episode]  # (T,)
-    weight = cumulative_weights(ratios, episode)  # (T,)
     above = np.zeros((len(start), int(place.max()) + 1))  # (E, H)
     above[episode, place] = discount**place * weight * reward
     length = np.diff(np.append(start, len(episode)))  # (E,)

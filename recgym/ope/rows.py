@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recgym.types import BoolArray
+from recgym.ope.weights import SupportError
+from recgym.types import BoolArray, DoubleArray
 
 Numbers = npt.NDArray[Any]
 
@@ -52,3 +53,19 @@ def check_items(item: Numbers, *, rows: int, num_items: int) -> None:
     if item.shape != (rows,):
         raise ValueError(f"item must be ({rows},), one id a row, got {item.shape}")
     refuse("item", item, ~((item >= 1) & (item <= num_items)), f"an id in 1..{num_items}")
+
+
+def check_discount(discount: float) -> None:
+    """Refuse a discount outside [0, 1]."""
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount must lie in [0, 1], got {discount}")
+
+
+def check_weight_left(denominators: DoubleArray) -> None:
+    """Refuse weights (E, H) that sum to 0 in a column with a `SupportError`: nothing can be divided by them."""
+    empty = np.flatnonzero(denominators.sum(axis=0) == 0)
+    if len(empty):
+        raise SupportError(
+            f"no episode has weight left at step {empty[0]}: the target policy would never have acted as logged; "
+            "log more sessions, or test a policy closer to the logging policy"
+        )
