@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import experiments.seeing as seeing
 from agents import AGENTS, Task
@@ -191,7 +192,8 @@ def world_task(world: str, *, path: Path | None = None, logged: int = 0, history
     """A known world as a task: agents read its visible state, and of its history what `presets.HISTORY` says.
 
     Of the items they know what the platform does: the content vectors that some worlds describe their items by
-    (SARDINE's `embedding`), and their categories. Both are the catalogue's; hidden tastes stay hidden.
+    (SARDINE's `embedding`), and their categories. Both are the catalogue's; hidden tastes stay hidden. Those who learn
+    Coat from its few ratings know the coats' features too; those who play there do without.
 
     Args:
         world: a key of `WORLDS`.
@@ -202,6 +204,8 @@ def world_task(world: str, *, path: Path | None = None, logged: int = 0, history
     users: Any = make_world(world, **world_settings(world, path, history))
     sessions: Sessions[Any] = Sessions(users, WORLDS[world].session_config())
     features = getattr(users, "embedding", None)  # (N, X)
+    if logged and getattr(users, "item_features", None) is not None:
+        features = normalize(users.item_features)
     task = Task(
         sessions=sessions,
         history=read_history(world, history),

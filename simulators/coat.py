@@ -108,6 +108,7 @@ class Coat:
         files = read_coat(self.config.path)
         self.num_users, self.num_items = files.ratings.shape
         self.item_titles, self.item_categories = files.titles, files.categories
+        self.item_features = files.item_features  # (N, Y) of 0 and 1, None where the file is missing
         self.ratings = files.ratings.to(self.device)  # (U, N) stars
         exact = files.ratings.to(torch.float64)
         squares = exact.square().sum(0)  # (N,)

@@ -28,6 +28,7 @@ class CoatFiles(NamedTuple):
     ratings: Tensor  # (U, N) float32 stars, 1 to 5
     train: Tensor | None  # (U, N) float32 stars, 0 where not rated
     user_features: Tensor | None  # (U, X) float32, 0 or 1
+    item_features: Tensor | None  # (N, Y) float32, 0 or 1
     titles: tuple[str, ...] | None  # N
     categories: tuple[str, ...] | None  # N: type of the jacket
 
@@ -56,9 +57,8 @@ def read_coat(path: Path | str) -> CoatFiles:
 
     item_features = beside(ITEM_FEATURES, 1, items)
     titles, categories = describe_items(matrix.with_name(ITEM_MAP), item_features)
-    return CoatFiles(
-        ratings, beside(TRAIN, 5, users, items), beside(USER_FEATURES, 1, users), titles, categories
-    )  # fmt: skip
+    train, user_features = beside(TRAIN, 5, users, items), beside(USER_FEATURES, 1, users)
+    return CoatFiles(ratings, train, user_features, item_features, titles, categories)
 
 
 def read_table(

@@ -115,6 +115,8 @@ def test_coats_ratings_are_sessions_of_the_users(real_data: Any) -> None:
     assert logged is not None and logged.state is not None and logged.items is not None
     assert logged.num_episodes == users.num_users
     assert set(np.bincount(logged.episode).tolist()) == {24}
+    assert task.item_features is not None and world_task("coat", path=folder).item_features is None
+    torch.testing.assert_close(task.item_features.norm(dim=1), torch.ones(users.num_items))
     assert logged.truncated.sum() == logged.num_episodes and not logged.terminated.any()
     inner = np.flatnonzero(~logged.truncated)
     assert (logged.items[inner + 1, -1] == logged.action[inner, 0]).all()  # the history grows by what was rated
