@@ -14,6 +14,8 @@ from recgym.ope.intervals import Interval
 
 _LINE = 0.028
 """Height of a name, as a share of the axis."""
+_LETTER = 0.0125
+"""Width of a letter of a name, likewise."""
 HEAD = ("policy", "independent reward", "minus today's ranker", "trained in", "NDCG@10", "minus today's", "HR@10")
 
 
@@ -66,15 +68,22 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def _name(axes: Axes, places: dict[str, tuple[float, float]]) -> None:
-    """Write each name beside its point (across, up), moved up where it would cover the one below."""
-    low, high = axes.get_ylim()
-    reached = -float("inf")
+    """Write each name beside its point (across, up), moved up where it would cover another."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    line, letter = _LINE * (high - low), _LETTER * (right - left)
+    written: list[tuple[float, float, float]] = []  # height, and from where to where across
     for name, (across, up) in sorted(places.items(), key=lambda one: one[1][1]):
-        reached = max(up + 0.005 * (high - low), reached + _LINE * (high - low))
+        height, end = up, across + (len(name) + 3) * letter
+        while any(abs(height - other) < line and across < last and first < end for other, first, last in written):
+            height += line / 4
+        written.append((height, across, end))
         axes.annotate(
-            name, (across, up), xytext=(8, reached), textcoords=("offset points", "data"), fontsize=7, va="center",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#9ca3af"},
+            name, (across, up), xytext=(8, height), textcoords=("offset points", "data"), fontsize=7, va="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#9ca3af"}, zorder=5,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5},
         )  # fmt: skip
+    axes.set_ylim(low, max(high, max(height for height, _, _ in written) + line))
+    axes.set_xlim(left, max(right, max(end for _, _, end in written)))
 
 
 def _cross(axes: Axes, across: float, up: float) -> None:
