@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import tyro
 
+from experiments.abtest import AbTest
 from experiments.audit import Audit
 from experiments.bench import Bench
 from experiments.coat_audit import CoatAudit
@@ -23,7 +24,9 @@ from experiments.sample import Sample
 from experiments.train import Train
 from experiments.worlds import Worlds
 
-STAGES = (Quickstart, Download, Fit, Train, Evaluate, Lives, Report, Worlds, Ladder, Audit, CoatAudit, Bench, Sample)
+STAGES = (
+    Quickstart, Download, Fit, Train, Evaluate, Lives, Report, Worlds, Ladder, Audit, CoatAudit, Bench, Sample, AbTest,
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
