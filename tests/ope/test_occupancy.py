@@ -9,7 +9,7 @@ from recgym.ope import t_interval
 from recgym.ope.doubly_robust import doubly_robust
 from recgym.ope.fqe import Values
 from recgym.ope.importance import episode_sums, per_decision, weighted_per_decision_terms
-from recgym.ope.marginal import (
+from recgym.ope.occupancy import (
     double_reinforcement,
     marginal_terms,
     state_action_ratios,
