@@ -12,6 +12,7 @@ from experiments.bench.agents import AgentsBench
 from experiments.bench.env import EnvBench
 from experiments.bench.learning import LearningBench
 from experiments.bench.offline import OfflineBench
+from experiments.bench.ope import OpeBench
 from experiments.bench.worlds import WorldsBench
 
 
@@ -22,10 +23,11 @@ class Bench:
     "env": the environment against a bare loop of its backbone's step. "worlds": known worlds and learned users,
     batched, single, in bulk, beside their peers, on a GPU. "agents": what each reaches where the answer is known.
     "learning": what training costs, beside Stable-Baselines3's own vector environment. "offline": a gradient step of
-    CQL with d3rlpy's plain head, the item head, and a few candidates.
+    CQL with d3rlpy's plain head, the item head, and a few candidates. "ope": whether off-policy intervals cover and
+    estimates rank as they should where the truth is known, and what they cost.
     """
 
-    what: tyro.conf.Positional[Literal["env", "worlds", "agents", "learning", "offline"]] = "env"
+    what: tyro.conf.Positional[Literal["env", "worlds", "agents", "learning", "offline", "ope"]] = "env"
     """Which benchmark."""
     env: EnvBench = field(default_factory=EnvBench)
     """Settings of the benchmark "env"."""
@@ -37,11 +39,13 @@ class Bench:
     """Settings of the benchmark "learning"."""
     offline: OfflineBench = field(default_factory=OfflineBench)
     """Settings of the benchmark "offline"."""
+    ope: OpeBench = field(default_factory=OpeBench)
+    """Settings of the benchmark "ope"."""
 
     def __call__(self) -> None:
         """Run the benchmark."""
         benchmarks: dict[str, Callable[[], None]] = {
             "env": self.env, "worlds": self.worlds, "agents": self.agents, "learning": self.learning,
-            "offline": self.offline,
+            "offline": self.offline, "ope": self.ope,
         }  # fmt: skip
         benchmarks[self.what]()

@@ -1,0 +1,193 @@
+"""What off-policy estimates are worth where the truth is known: coverage, ranking and speed, as tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments.bench.ope_coverage import METHODS, VERDICTS, Found, Row, broken, measure, row_of
+from experiments.bench.ope_ranking import SCORES, Ranked, rank
+from experiments.bench.ope_terms import BIASED, ONE_STEP, SESSIONS, Estimator, asked, models_of
+from experiments.bench.ope_worlds import Log, long_sessions, settings
+from experiments.bench.timing import machine
+from recgym.ope.intervals import bootstrap_ratio
+from recgym.types import IntArray
+
+Part = Literal["coverage", "ranking", "speed"]
+_NO_BOOTSTRAP = ("marginal",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeBench:
+    """How off-policy estimators are put to the proof."""
+
+    logs: int = 2_000
+    """Simulated logs of each world and size, for coverage."""
+    ranked_logs: int = 200
+    """Simulated logs of each world and size, for ranking."""
+    sizes: tuple[int, ...] = (300, 3_000, 30_000)
+    """Sessions (in the bandit, impressions) of a log."""
+    parts: tuple[Part, ...] = ("coverage", "ranking", "speed")
+    """What to measure."""
+    replicates: int = 400
+    """Bootstrap resamples of each log, for coverage."""
+    steps: int = 1_000_000
+    """Logged steps, in sessions of 20, for speed."""
+    out: Path | None = None
+    """JSON file for the same numbers."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.logs < 2 or self.ranked_logs < 2 or self.replicates < 2:
+            raise ValueError(
+                f"logs, ranked_logs and replicates must be at least 2, got {self.logs}, {self.ranked_logs} and "
+                f"{self.replicates}"
+            )
+        if not self.sizes or min(self.sizes) < 30:
+            raise ValueError(f"sizes must be at least 30 sessions each, got {self.sizes}")
+        if self.steps < 10_000:
+            raise ValueError(
+                f"steps must be at least 10,000, so that every state is met at every step, got {self.steps}"
+            )
+
+    def __call__(self) -> None:
+        """Measure, print Markdown, and write JSON where asked."""
+        tables: dict[str, list[dict[str, Any]]] = {}
+        if "coverage" in self.parts:
+            found = [
+                part for setting in settings()[:2] for size in self.sizes
+                for part in measure(setting, size, self.logs, self.replicates)
+            ]  # fmt: skip
+            rows = [row_of([part], column) for part in found for column in range(len(part.names))]
+            pooled = [row for world in settings()[:2] for row in _pooled(found, world.name)]
+            print_pooled(pooled)
+            print_coverage(rows)
+            print_broken(rows)
+            tables["promise"], tables["coverage"] = [asdict(row) for row in pooled], [asdict(row) for row in rows]
+        if "ranking" in self.parts:
+            ranked = [
+                row for setting in settings() for size in self.sizes for row in rank(setting, size, self.ranked_logs)
+            ]
+            print_ranking(ranked)
+            tables["ranking"] = [asdict(row) for row in ranked]
+        if "speed" in self.parts:
+            tables["speed"] = speed(self.steps)
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.out.write_text(json.dumps(_plain(tables), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def print_pooled(rows: Sequence[Row]) -> None:
+    """Coverage by what the diagnostics said, over all sizes and shifts of a world."""
+    print(f"\n### Coverage of nominal 95% by verdict ({' / '.join(VERDICTS)}), %\n")
+    head = ["world", "estimator", "logs (%)", *METHODS]
+    body = [
+        [row.world, row.estimator, " / ".join(f"{100 * share:.0f}" for share in row.verdicts),
+         *(_cell([100 * share for share in cover[1:]]) for cover in row.cover)]
+        for row in rows
+    ]  # fmt: skip
+    _print(head, body)
+
+
+def print_coverage(rows: Sequence[Row]) -> None:
+    """Every setting: all logs, those judged supported, and the width."""
+    print("\n### Coverage of nominal 95%, %: all logs / those judged supported, and mean width (% of the truth)\n")
+    head = ["world", "size", "shift", "logs (%)", "estimator", "bias, %", "no estimate, %", *METHODS]
+    body = [
+        [row.world, row.size, row.shift, " / ".join(f"{100 * share:.0f}" for share in row.verdicts), row.estimator,
+         f"{100 * row.bias:+.2f}", f"{100 * row.missing:.1f}",
+         *(_cell([100 * share for share in cover[:2]], f" ({100 * width:.3g})")
+           for cover, width in zip(row.cover, row.width, strict=True))]
+        for row in rows
+    ]  # fmt: skip
+    _print(head, body)
+
+
+def print_broken(rows: Sequence[Row]) -> None:
+    """Where logs judged supported are covered less than 93%, estimators that are biased by design set apart."""
+    print("\n### Judged supported, and covered less than 93% (by more than two standard errors)\n")
+    body = [
+        [row.world, row.size, row.shift, row.estimator, method, f"{100 * share:.1f}",
+         f"{row.logs * row.verdicts[0]:.0f}"]
+        for row, method, share in broken(rows) if row.estimator not in BIASED
+    ]  # fmt: skip
+    _print(["world", "size", "shift", "estimator", "interval", "coverage, %", "logs"], body)
+    print(f"\nNot listed, being biased by design, which weights do not show: {', '.join(BIASED)}.")
+
+
+def print_ranking(rows: Sequence[Ranked]) -> None:
+    """Means over logs with 95% intervals."""
+    print("\n### Ranking policies of known value: mean over logs and its 95% interval\n")
+    body = [
+        [row.world, row.size, row.estimator, f"{100 * row.missing:.1f}",
+         *(f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})" for score in row.scores)]
+        for row in rows
+    ]  # fmt: skip
+    _print(["world", "size", "estimator", "no estimate, %", *SCORES], body)
+
+
+def speed(steps: int, replicates: int = 1000) -> list[dict[str, Any]]:
+    """Seconds of each closed-form estimator with its bootstrap, and print them."""
+    setting, sessions = long_sessions(), steps // 20
+    log = setting.world.draw(setting.logger, sessions, np.random.default_rng(0))
+    step_log = Log(
+        state=log.state, item=log.item, reward=log.reward, after=log.after, place=log.place,
+        episode=np.arange(len(log.state)),
+    )  # fmt: skip
+    print(f"\n### Speed: {len(log.state):,} steps, {sessions:,} users, {replicates:,} resamples; {machine()}\n")
+    found: list[dict[str, Any]] = []
+    views: tuple[tuple[str, Log, IntArray, dict[str, Estimator]], ...] = (
+        ("impressions", step_log, log.episode, ONE_STEP),
+        ("sessions", log, np.arange(sessions), SESSIONS),
+    )
+    for view, seen, users, estimators in views:
+        question = asked(setting, seen, setting.targets["mild"], models_of(setting, seen))
+        for name, estimator in estimators.items():
+            wall, core = time.perf_counter(), time.process_time()
+            terms = estimator(question)
+            if name not in _NO_BOOTSTRAP:
+                below = np.ones_like(terms.above) if terms.below is None else terms.below
+                bootstrap_ratio(terms.above, below, users, seed=0, replicates=replicates)
+            wall, core = time.perf_counter() - wall, time.process_time() - core
+            found.append({"view": view, "estimator": name, "wall_seconds": wall, "core_seconds": core})
+    _print(
+        ["per", "estimator", "seconds of a core", "seconds of the wall"],
+        [
+            [row["view"], row["estimator"] + (" (no bootstrap)" if row["estimator"] in _NO_BOOTSTRAP else ""),
+             f"{row['core_seconds']:.2f}", f"{row['wall_seconds']:.2f}"]
+            for row in found
+        ],
+    )  # fmt: skip
+    return found
+
+
+def _pooled(found: Sequence[Found], world: str) -> list[Row]:
+    here = [part for part in found if part.setting[0] == world]
+    return [row_of(here, column) for column in range(len(here[0].names))]
+
+
+def _cell(shares: Sequence[float], words: str = "") -> str:
+    if all(math.isnan(share) for share in shares):
+        return "–"
+    return " / ".join("–" if math.isnan(share) else f"{share:.1f}" for share in shares) + words
+
+
+def _print(head: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+    for row in (head, ["---"] * len(head), *body):
+        print("| " + " | ".join(row) + " |")
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON, which has no nan: null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
