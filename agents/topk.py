@@ -9,8 +9,7 @@
 With K slots, K - 1 of the items that share a slate's advantage had no part in a click: their noise is what `own`
 leaves out, and a ratio a slot is clipped where it moves, not the product of K. Credit "own" is right where the feedback
 of an item does not depend on the others in the slate (clicks by position); where items compete for one click, it does
-not see what an item takes from the others: use "slate". With `Task.item_categories` or `click_rate`, slates are those
-of `agents.spread`; the model of clicks is fitted to each rollout once the policy has learned from it.
+not see what an item takes from the others: use "slate".
 
 With `Task.item_categories` or a model of clicks, slates are drawn from `agents.spread` instead of by Plackett-Luce.
 The model (`agents.clicks`) is fitted to each rollout's feedback, slot by slot, once the policy has learned from it.

@@ -18,6 +18,7 @@ from recgym.checks import check_policy
 from recgym.env.session import SessionConfig, Sessions
 from recgym.policy import load_policy, save_policy
 from recgym.random import session_keys
+from tests.agents.killing import train_killed
 from tests.users.small import small_users
 
 pytestmark = [pytest.mark.experiments, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -37,23 +38,10 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("slate_size", [1, 2])
-def test_it_trains_resumes_and_reads_back(
-    agent: Any, slate_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_trains_resumes_and_reads_back(agent: Any, slate_size: int, tmp_path: Path) -> None:
     task = Task(sessions=Sessions(small_users(), SessionConfig(max_steps=5, slate_size=slate_size)))
     whole = agent.train(task, seed=0, folder=tmp_path / "whole")
-    add = agents.learning.LearningCurve.add
-
-    def killed(curve: Any, row: Any) -> None:
-        if len(curve.rows) == 2:
-            raise KeyboardInterrupt
-        add(curve, row)
-
-    monkeypatch.setattr(agents.learning.LearningCurve, "add", killed)
-    with pytest.raises(KeyboardInterrupt):
-        agent.train(task, seed=0, folder=tmp_path / "killed")
-    monkeypatch.setattr(agents.learning.LearningCurve, "add", add)
-    resumed = agent.train(task, seed=0, folder=tmp_path / "killed", resume=True)
+    resumed = train_killed(agent, task, tmp_path / "killed")
     assert torch.equal(resumed.means, whole.means) and bool((whole.means > 0).any())
     save_policy(whole, tmp_path / "policy")
     again = load_policy(tmp_path / "policy", sizes=task.sessions.sizes)

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from recgym.ope.intervals import Interval, Numbers, _check, _per_user, _sum_of_ratios, resamples
+from recgym.ope.rows import require_finite
 from recgym.types import DoubleArray
 
 NORMAL = NormalDist()
@@ -208,17 +209,6 @@ def ratio_terms(numerator: Numbers, denominator: Numbers, users: Numbers) -> tup
     if len(empty):
         raise ValueError(f"denominator sums to 0 in column {empty[0]}: there is no ratio")
     return above, below
-
-
-def require_finite(name: str, values: Numbers) -> None:
-    """Refuse nan and infinity in the array (E, ...) called `name`, with the row and the value.
-
-    Raises:
-        ValueError: There is one.
-    """
-    wrong = np.argwhere(~np.isfinite(values))
-    if len(wrong):
-        raise ValueError(f"{name} must be finite, got {values[tuple(wrong[0])]} in row {wrong[0, 0]}")
 
 
 def _accelerated(bias: float, acceleration: float, normal: float) -> float:

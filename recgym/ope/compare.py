@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from recgym.ope.bounds import ratio_terms, require_finite
-from recgym.ope.intervals import Interval, Numbers, resamples, t_quantile
+from recgym.ope.bounds import ratio_terms
+from recgym.ope.intervals import Interval, Numbers, check_level, resamples, t_quantile
+from recgym.ope.rows import require_finite
 from recgym.types import DoubleArray
 
 Statement = Literal["better", "worse", "undecided"]
@@ -151,7 +152,7 @@ def control_variate(
     Source: Lavenberg and Welch (1981), "A perspective on the use of control variables to increase the efficiency of
         Monte Carlo simulations"; degrees of freedom U - 1 - C.
     """
-    _check_level(level)
+    check_level(level)
     table = controls.reshape(len(controls), -1)  # (E, C)
     target = np.broadcast_to(np.asarray(expectation, np.float64), table.shape[1:])  # (C,)
     require_finite("expectation", target)
@@ -195,7 +196,7 @@ def cuped(
     Source: Deng, Xu, Kohavi and Walker (2013), "Improving the sensitivity of online controlled experiments by
         utilizing pre-experiment data"; Welch (1947) for the degrees of freedom.
     """
-    _check_level(level)
+    check_level(level)
     arms = [("treatment", treatment, treatment_before), ("control", control, control_before)]
     for name, outcome, before in arms:
         if outcome.ndim != 1 or len(outcome) < 2 or before.shape != outcome.shape:
@@ -227,14 +228,9 @@ def _named(name: str, terms: tuple[Numbers, Numbers], users: Numbers) -> tuple[f
 
 def _standard_errors(values: DoubleArray, psi: DoubleArray, level: float) -> DoubleArray:
     """sqrt(var(psi_p) / U), (P,), of checked input."""
-    _check_level(level)
+    check_level(level)
     if values.ndim != 1 or psi.shape[1:] != values.shape or not len(values) or len(psi) < 2:
         raise ValueError(f"values must be (P,) and psi (U, P) with U > 1, got {values.shape} and {psi.shape}")
     require_finite("values", values)
     require_finite("psi", psi)
     return np.asarray(psi.std(axis=0, ddof=1) / math.sqrt(len(psi)))
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recgym.ope.behaviour import Choices, LoggerModel, distribution, log_propensities, masked_logits
+from recgym.ope.views import user_parts
 from recgym.types import DoubleArray, IntArray
 
 Fitter = Callable[[Choices, IntArray, IntArray, int], LoggerModel]
@@ -69,19 +70,6 @@ def fit_temperature(model: LoggerModel, choices: Choices, rows: IntArray) -> flo
         inverse = following
         slope, curvature = _moments(model, choices, rows, inverse)
     return 1 / inverse
-
-
-def user_parts(user: IntArray, parts: int, *, seed: int) -> IntArray:
-    """Which of `parts` equal parts of the users each row is in, (n,): by who the users are, not by what they did.
-
-    Raises:
-        ValueError: There are fewer users than parts.
-    """
-    who, index = np.unique(user, return_inverse=True)  # (U,), (n,)
-    if len(who) < parts:
-        raise ValueError(f"cross-fitting needs at least {parts} users in each part of the log, got {len(who)}")
-    part: IntArray = (np.random.default_rng(seed).permutation(len(who)) % parts)[index]
-    return part
 
 
 @dataclass(frozen=True, kw_only=True)

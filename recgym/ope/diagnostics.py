@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from recgym.ope.intervals import Interval
+from recgym.ope.intervals import Interval, check_level
 from recgym.ope.views import first_steps
 from recgym.ope.weights import cumulative_weights
 from recgym.types import DoubleArray, Estimate, IntArray
@@ -78,8 +78,7 @@ class Question:
             raise ValueError(f'per must be "session" or "step", got {self.per!r}')
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount must lie in [0, 1], got {self.discount}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must lie in (0, 1), got {self.level}")
+        check_level(self.level)
         if self.replicates < 2:
             raise ValueError(f"replicates must be at least 2, got {self.replicates}")
 

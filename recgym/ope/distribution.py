@@ -92,9 +92,7 @@ def importance_distribution(weights: DoubleArray, returns: DoubleArray) -> Retur
         ValueError: The arrays differ in length, or hold a number that is not finite or a negative weight.
     """
     points, mass = _masses(weights, returns)
-    cumulative = np.minimum(np.cumsum(mass) / len(returns), 1.0)
-    cumulative[-1] = 1.0
-    return ReturnDistribution(points=points, cumulative=cumulative)
+    return _clipped(points, mass, len(returns))
 
 
 def weighted_distribution(weights: DoubleArray, returns: DoubleArray) -> ReturnDistribution:
@@ -111,9 +109,7 @@ def weighted_distribution(weights: DoubleArray, returns: DoubleArray) -> ReturnD
         ValueError: The arrays differ in length, or hold a number that is not finite or a negative weight.
     """
     points, mass = _masses(weights, returns)
-    cumulative = np.minimum(np.cumsum(mass) / mass.sum(), 1.0)
-    cumulative[-1] = 1.0
-    return ReturnDistribution(points=points, cumulative=cumulative)
+    return _clipped(points, mass, mass.sum())
 
 
 def distribution_terms(weights: DoubleArray, returns: DoubleArray, thresholds: DoubleArray) -> DoubleArray:
@@ -146,6 +142,13 @@ def lower_tail_terms(weights: DoubleArray, returns: DoubleArray, level: float) -
     quantile = weighted_distribution(weights, returns).quantile(level)
     values: DoubleArray = weights * (quantile - np.maximum(quantile - returns, 0.0) / level)
     return values, weights
+
+
+def _clipped(points: DoubleArray, mass: DoubleArray, total: float) -> ReturnDistribution:
+    """The distribution with mass (K,) / total on the points (K,): cut at 1, and brought to 1 at the last."""
+    cumulative = np.minimum(np.cumsum(mass) / total, 1.0)
+    cumulative[-1] = 1.0
+    return ReturnDistribution(points=points, cumulative=cumulative)
 
 
 def _masses(weights: DoubleArray, returns: DoubleArray) -> tuple[DoubleArray, DoubleArray]:

@@ -10,7 +10,7 @@ from recgym.ope.diagnostics import Question, conclude, support, withheld
 from recgym.ope.fqe import FitConfig, LoggedTarget, Values, cut_words, fit, read
 from recgym.ope.importance import episode_sums
 from recgym.ope.intervals import bootstrap_mean
-from recgym.ope.views import first_steps, single_steps, take_episodes
+from recgym.ope.views import first_steps, single_steps, take_episodes, user_parts
 from recgym.ope.weights import SupportError, cumulative_weights, step_ratios, target_probabilities
 from recgym.types import DoubleArray, Estimate, IntArray, Policy, Transitions
 
@@ -75,11 +75,7 @@ class DoublyRobust:
 
     def _cross_fit(self, view: Transitions, policy: Policy) -> tuple[Values, tuple[str, ...]]:
         """Q along the whole log, each user's part by a fit that never saw that user."""
-        who, index = np.unique(view.user, return_inverse=True)  # (U,), (E,)
-        if len(who) < self.folds:
-            raise ValueError(f"cross-fitting needs at least {self.folds} users, the log has {len(who)}")
-        shuffled = np.random.default_rng(self.question.seed).permutation(len(who)) % self.folds  # (U,)
-        fold = shuffled[index]  # (E,)
+        fold = user_parts(view.user, self.folds, seed=self.question.seed)  # (E,)
         joined = Values(*(np.empty(view.num_steps) for _ in Values._fields))
         words: tuple[str, ...] = ()
         for number in range(self.folds):

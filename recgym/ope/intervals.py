@@ -193,11 +193,16 @@ def t_quantile(level: float, freedom: float) -> float:
     return math.sqrt(freedom) * math.tan((low + high) / 2)
 
 
+def check_level(level: float) -> None:
+    """Refuse a nominal coverage outside (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+
+
 def _check(values: Numbers, users: Numbers, level: float) -> None:
     if users.ndim != 1 or not len(users) or values.shape[0] != len(users):
         raise ValueError(f"values and users must share a first dimension E > 0, got {values.shape} and {users.shape}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    check_level(level)
 
 
 def _per_user(values: Numbers, users: Numbers) -> DoubleArray:

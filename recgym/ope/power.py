@@ -11,9 +11,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from recgym.ope.bounds import require_finite
 from recgym.ope.compare import influence
-from recgym.ope.intervals import Interval, Numbers
+from recgym.ope.intervals import Interval, Numbers, check_level
+from recgym.ope.rows import require_finite
 
 _NORMAL = NormalDist()
 
@@ -225,8 +225,7 @@ def _variances(variance: float, treatment_variance: float | None, correlation: f
 def _check(*, level: float, difference: float = 1.0) -> None:
     if not math.isfinite(difference):
         raise ValueError(f"difference must be finite, got {difference}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    check_level(level)
 
 
 def _check_positive(name: str, number: float) -> None:

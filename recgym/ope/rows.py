@@ -21,6 +21,11 @@ def refuse(name: str, values: Numbers, wrong: BoolArray, expected: str) -> None:
         raise ValueError(f"{name} must be {expected}, got {values[place]} in row {place[0]}{inside}")
 
 
+def require_finite(name: str, values: Numbers) -> None:
+    """Refuse nan and infinity in the array called `name`."""
+    refuse(name, values, ~np.isfinite(values), "finite")
+
+
 def check_rows(*, dimensions: int = 1, **arrays: Numbers) -> None:
     """Refuse arrays that are not of one shape with n > 0 rows, or that hold a number that is not finite."""
     first, shape = next((name, values.shape) for name, values in arrays.items())
@@ -30,7 +35,7 @@ def check_rows(*, dimensions: int = 1, **arrays: Numbers) -> None:
                 f"{name} must have {dimensions} dimension(s), at least one row and the shape of {first}, {shape}; "
                 f"got {values.shape}"
             )
-        refuse(name, values, ~np.isfinite(values), "finite")
+        require_finite(name, values)
 
 
 def check_weights(weights: Numbers, *, dimensions: int = 1, name: str = "weights", **arrays: Numbers) -> None:

@@ -67,6 +67,19 @@ def take_episodes(logged: Transitions, keep: BoolArray) -> Transitions:
     )
 
 
+def user_parts(user: IntArray, parts: int, *, seed: int) -> IntArray:
+    """Which of `parts` equal parts of the users each row is in, (n,): by who the users are, not by what they did.
+
+    Raises:
+        ValueError: There are fewer users than parts.
+    """
+    who, index = np.unique(user, return_inverse=True)  # (U,), (n,)
+    if len(who) < parts:
+        raise ValueError(f"cross-fitting needs at least {parts} users in each part of the log, got {len(who)}")
+    part: IntArray = (np.random.default_rng(seed).permutation(len(who)) % parts)[index]
+    return part
+
+
 def chunks(count: int, size: int = 1024) -> list[slice]:
     """Slices that cover 0..count - 1 in order, of at most `size` rows."""
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]

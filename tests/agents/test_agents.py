@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-import agents.learning
 from agents import AGENTS, Task, make_agent, register_agent
 from agents.task import agent_class
 from agents.training import Stopping
@@ -19,6 +18,7 @@ from recgym.files import FormatError
 from recgym.policy import load_policy, save_policy
 from recgym.random import session_keys
 from recgym.types import Observation
+from tests.agents.killing import train_killed
 from tests.agents.tiny import TINY
 
 pytestmark = [
@@ -55,23 +55,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(name: str, ta
     assert any(not torch.equal(first[key], third[key]) for key in first)
 
 
-def test_a_killed_run_resumes_to_the_same_weights(
-    name: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(name: str, task: Task, tmp_path: Path) -> None:
     agent = make_agent(name, **TINY[name])
     whole = weights(agent.train(task, seed=0, folder=tmp_path / "whole"))
-    add = agents.learning.LearningCurve.add
-
-    def killed(curve: Any, row: Any) -> None:
-        if len(curve.rows) == 2:
-            raise KeyboardInterrupt
-        add(curve, row)
-
-    monkeypatch.setattr(agents.learning.LearningCurve, "add", killed)
-    with pytest.raises(KeyboardInterrupt):
-        agent.train(task, seed=0, folder=tmp_path / "killed")
-    monkeypatch.setattr(agents.learning.LearningCurve, "add", add)
-    resumed = weights(agent.train(task, seed=0, folder=tmp_path / "killed", resume=True))
+    resumed = weights(train_killed(agent, task, tmp_path / "killed"))
     for key, tensor in whole.items():
         torch.testing.assert_close(resumed[key], tensor, atol=1e-6, rtol=0, msg=key)
     curves = [(tmp_path / folder / "log.jsonl").read_text() for folder in ("whole", "killed")]
@@ -81,27 +68,14 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
 
 @pytest.mark.parametrize("name", ["dqn", "ppo", "bcq", "a3c"])
-def test_a_killed_run_keeps_its_best_judgement(
-    name: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_keeps_its_best_judgement(name: str, task: Task, tmp_path: Path) -> None:
     """Stopping early and the policy that was judged best are the same, wherever the run was killed."""
     agent = make_agent(name, **TINY[name], stopping=Stopping(sessions=20, patience=2))
     whole = weights(agent.train(task, seed=0, folder=tmp_path / "whole"))
     expected = (tmp_path / "whole" / "log.jsonl").read_text()
-    add = agents.learning.LearningCurve.add
     for after in range(1, len(expected.splitlines())):
-        folder, count = tmp_path / f"killed-{after}", after
-
-        def killed(curve: Any, row: Any, count: int = count) -> None:
-            if len(curve.rows) == count:
-                raise KeyboardInterrupt
-            add(curve, row)
-
-        monkeypatch.setattr(agents.learning.LearningCurve, "add", killed)
-        with pytest.raises(KeyboardInterrupt):
-            agent.train(task, seed=0, folder=folder)
-        monkeypatch.setattr(agents.learning.LearningCurve, "add", add)
-        resumed = weights(agent.train(task, seed=0, folder=folder, resume=True))
+        folder = tmp_path / f"killed-{after}"
+        resumed = weights(train_killed(agent, task, folder, rows=after))
         for key, tensor in whole.items():
             torch.testing.assert_close(resumed[key], tensor, atol=1e-6, rtol=0, msg=key)
         judged = [

@@ -27,6 +27,7 @@ from agents.sa2c import SA2C, draw_negatives, sa2c_terms
 from agents.sqn import SQN, sqn_terms
 from agents.training import descend
 from recgym.types import Observation
+from tests.agents.killing import train_killed
 from tests.agents.tiny import LOGGED
 
 pytestmark = [
@@ -143,21 +144,10 @@ def test_forbidden_items_do_not_matter() -> None:
             torch.testing.assert_close(new[name], term, msg=name)
 
 
-def test_a_killed_run_of_d3rlpys_resumes(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_of_d3rlpys_resumes(task: Task, tmp_path: Path) -> None:
     agent = make_agent("cql", **LOGGED, by_d3rlpy=True, target_update_interval=7)
     whole = agent.train(task, seed=0, folder=tmp_path / "whole")
-    add = agents.learning.LearningCurve.add
-
-    def killed(curve: Any, row: Any) -> None:
-        if len(curve.rows) == 2:
-            raise KeyboardInterrupt
-        add(curve, row)
-
-    monkeypatch.setattr(agents.learning.LearningCurve, "add", killed)
-    with pytest.raises(KeyboardInterrupt):
-        agent.train(task, seed=0, folder=tmp_path / "killed")
-    monkeypatch.setattr(agents.learning.LearningCurve, "add", add)
-    resumed = agent.train(task, seed=0, folder=tmp_path / "killed", resume=True)
+    resumed = train_killed(agent, task, tmp_path / "killed")
     for name, tensor in whole.tensors().items():
         torch.testing.assert_close(resumed.tensors()[name], tensor, atol=1e-6, rtol=0, msg=name)
 

@@ -6,13 +6,11 @@ from dataclasses import replace
 from itertools import permutations
 from math import exp
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import agents.learning
 from agents import Task, make_agent
 from agents.clicks import ClickModel
 from agents.layout import Layout
@@ -23,6 +21,7 @@ from recgym.env.session import SessionConfig, Sessions
 from recgym.policy import load_policy, save_policy
 from recgym.random import session_keys
 from recgym.types import Observation
+from tests.agents.killing import train_killed
 from tests.agents.tiny import TINY
 from tests.users.small import small_users
 
@@ -156,24 +155,13 @@ def test_the_model_of_clicks_finds_a_taste_before_any_training() -> None:
 @pytest.mark.parametrize("click_rate", [0.0, 0.01])
 @pytest.mark.parametrize("slate_size", [1, 3])
 def test_a_killed_run_resumes_and_the_policy_keeps_the_contract(
-    slate_size: int, click_rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slate_size: int, click_rate: float, tmp_path: Path
 ) -> None:
     sessions = Sessions(small_users(), SessionConfig(max_steps=3, slate_size=slate_size, repeats="mask"))
     task = Task(sessions=sessions, history=4, item_categories=torch.arange(12) % 3)
     agent = make_agent("topk", **{**TINY["topk"], "click_rate": click_rate, "choice": "softmax"})
     policy = agent.train(task, seed=0, folder=tmp_path / "whole")
-    add = agents.learning.LearningCurve.add
-
-    def killed(curve: Any, row: Any) -> None:
-        if len(curve.rows) == 2:
-            raise KeyboardInterrupt
-        add(curve, row)
-
-    monkeypatch.setattr(agents.learning.LearningCurve, "add", killed)
-    with pytest.raises(KeyboardInterrupt):
-        agent.train(task, seed=0, folder=tmp_path / "killed")
-    monkeypatch.setattr(agents.learning.LearningCurve, "add", add)
-    resumed = agent.train(task, seed=0, folder=tmp_path / "killed", resume=True).tensors()
+    resumed = train_killed(agent, task, tmp_path / "killed").tensors()
     for key, tensor in policy.tensors().items():
         torch.testing.assert_close(resumed[key], tensor, atol=1e-6, rtol=0, msg=key)
     assert isinstance(policy, SpreadPolicy)

@@ -19,7 +19,7 @@ from recgym.ope.behaviour import (
     logged_choices,
 )
 from recgym.ope.behaviour_scores import ItemScores, ScoreConfig, fit_scores
-from recgym.ope.cross_fitting import user_parts
+from recgym.ope.views import user_parts
 from recgym.types import DoubleArray
 from tests.ope.loggers import bandit_blocks, drawn_items, softmax_log, truth
 from tests.ope.worlds import log

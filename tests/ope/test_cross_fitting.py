@@ -11,8 +11,9 @@ import torch
 
 from recgym.ope.behaviour import Choices, LoggerModel, fit_frequencies, log_propensities
 from recgym.ope.behaviour_scores import ItemScores, ScoreConfig, fit_scores
-from recgym.ope.cross_fitting import LIMIT, Tempered, cross_fit, fit_temperature, user_parts
+from recgym.ope.cross_fitting import LIMIT, Tempered, cross_fit, fit_temperature
 from recgym.ope.one_step import ips
+from recgym.ope.views import user_parts
 from recgym.ope.weights import step_ratios
 from recgym.types import IntArray
 from tests.ope.bandits import CLICK, CONTEXTS, LOGGER, TARGET, TRUTH, drawn
