@@ -27,7 +27,7 @@ def single_steps(logged: Transitions) -> Transitions:
     )
 
 
-def observe(logged: Transitions, rows: slice) -> Observation:
+def observe(logged: Transitions, rows: slice | IntArray) -> Observation:
     """What the platform saw before the given steps, as the observation that a policy takes (leading dimension B)."""
     return Observation(
         context=torch.tensor(logged.context[rows]),
@@ -99,7 +99,7 @@ def first_steps(episode: IntArray) -> IntArray:
     return np.flatnonzero(np.append(1, jump)).astype(np.int64)
 
 
-def _tensor(array: npt.NDArray[_Scalar] | None, rows: slice) -> torch.Tensor | None:
+def _tensor(array: npt.NDArray[_Scalar] | None, rows: slice | IntArray) -> torch.Tensor | None:
     return None if array is None else torch.tensor(array[rows])
 
 

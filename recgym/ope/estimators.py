@@ -1,0 +1,177 @@
+"""Every estimator by name: from evidence to terms of episodes, and from terms to an `Estimate` with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from recgym.ope.diagnostics import Question, Verdict, conclude, judge, support, withheld, worse
+from recgym.ope.doubly_robust import doubly_robust
+from recgym.ope.evidence import Evidence, Per
+from recgym.ope.importance import last_weights, per_decision, trajectory_wise, weighted_per_decision_terms
+from recgym.ope.intervals import bootstrap_ratio
+from recgym.ope.one_step import clipped_weights, ips, self_normalised, sub_gaussian_weights
+from recgym.ope.one_step_models import (
+    doubly_robust_terms,
+    optimistic_doubly_robust,
+    self_normalised_doubly_robust,
+    sub_gaussian_doubly_robust,
+    switch_doubly_robust,
+)
+from recgym.ope.weighted_dr import blend_terms, magic, weighted_doubly_robust_terms
+from recgym.ope.weights import SupportError
+from recgym.types import DoubleArray, Estimate
+
+LIMIT = 10.0
+"""Weights are clipped, and Switch-DR leaves them to the model, above this; DRos has its square as strength."""
+MIXING = 0.05
+"""Of sub-Gaussian weights: they stay below 1 / MIXING."""
+
+
+class Terms(NamedTuple):
+    """An estimate as sum_h [sum_e above_eh / sum_e below_eh], episode by episode."""
+
+    above: DoubleArray  # (E, H)
+    below: DoubleArray  # (E, H)
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return float((self.above.sum(axis=0) / self.below.sum(axis=0)).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formula:
+    """One estimator."""
+
+    name: str
+    """As in tables."""
+    terms: Callable[[Evidence], Terms]
+    """From evidence; raises SupportError where the log cannot give them."""
+    weighs: bool = True
+    """Whether it stands on importance weights."""
+    biased: bool = False
+    """Whether part of its error stays however much is logged: its verdict is never better than "weak"."""
+
+
+def estimators(per: Per) -> dict[str, Formula]:
+    """Those of one impression, or those of a session, by name."""
+    return STEP if per == "step" else SESSION
+
+
+def answer(formula: Formula, evidence: Evidence, question: Question, *, terms: Terms | None = None) -> Estimate:
+    """The estimate with its interval over users and its verdict; withheld, with the reason, where there is none.
+
+    Args:
+        formula: which estimator.
+        evidence: of the policy.
+        question: level, resamples, seed and thresholds; `per` and `discount` are the evidence's.
+        terms: where they were made before.
+
+    Raises:
+        ValueError: The evidence is malformed.
+    """
+    try:
+        made = formula.terms(evidence) if terms is None else terms
+    except SupportError as reason:
+        return withheld(formula.name, str(reason), question, sample_size=len(evidence.user))
+    interval = bootstrap_ratio(
+        made.above, made.below, evidence.user, seed=question.seed, level=question.level, replicates=question.replicates
+    )
+    words = evidence.words
+    cap: Verdict = "weak" if formula.biased else "supported"
+    found = None if evidence.ratios is None else support(evidence.ratios, evidence.episode, evidence.user)
+    if found is None or formula.weighs:
+        return conclude(formula.name, interval, question, found, user=evidence.user, warnings=words, cap=cap)
+    verdict, doubts = judge(found, question.thresholds, per=evidence.per)
+    note = "the interval is the spread over users; the model's own error is not in it"
+    return conclude(
+        formula.name, interval, question, None, user=evidence.user, warnings=(note, *words, *doubts),
+        cap=worse(verdict, "weak"),
+    )  # fmt: skip
+
+
+def _mean(terms: DoubleArray) -> Terms:
+    return Terms(terms[:, None], np.ones((len(terms), 1)))
+
+
+def _ratio(pair: tuple[DoubleArray, DoubleArray]) -> Terms:
+    above, below = (part.reshape(len(part), -1) for part in pair)
+    return Terms(above, below)
+
+
+def _magic(seen: Evidence) -> Terms:
+    above, below = weighted_doubly_robust_terms(seen.weights, seen.reward, seen.model, seen.episode, seen.discount)
+    return Terms(*blend_terms(above, below, magic(above, below, seen.user, seed=0)))
+
+
+def _named(*formulas: Formula) -> dict[str, Formula]:
+    return {formula.name: formula for formula in formulas}
+
+
+STEP = _named(
+    Formula(name="IPS", terms=lambda e: _mean(ips(e.weights, e.reward))),
+    Formula(name="clipped IPS", biased=True, terms=lambda e: _mean(ips(clipped_weights(e.weights, LIMIT), e.reward))),
+    Formula(
+        name="sub-Gaussian IPS", biased=True,
+        terms=lambda e: _mean(ips(sub_gaussian_weights(e.weights, MIXING), e.reward)),
+    ),
+    Formula(name="SNIPS", terms=lambda e: _ratio(self_normalised(e.weights, e.reward))),
+    Formula(name="DM", weighs=False, biased=True, terms=lambda e: _mean(e.model.v)),
+    Formula(name="DR", terms=lambda e: _mean(doubly_robust_terms(e.weights, e.reward, e.model.q, e.model.v))),
+    Formula(
+        name="SNDR", terms=lambda e: _ratio(self_normalised_doubly_robust(e.weights, e.reward, e.model.q, e.model.v))
+    ),
+    Formula(
+        name="Switch-DR", biased=True,
+        terms=lambda e: _mean(switch_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, threshold=LIMIT)),
+    ),
+    Formula(
+        name="DRos", biased=True,
+        terms=lambda e: _mean(
+            optimistic_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, strength=LIMIT**2)
+        ),
+    ),
+    Formula(
+        name="sub-Gaussian DR", biased=True,
+        terms=lambda e: _mean(sub_gaussian_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, mixing=MIXING)),
+    ),
+)  # fmt: skip
+"""Of the reward of one impression in the logged contexts."""
+SESSION = _named(
+    Formula(
+        name="trajectory IS",
+        terms=lambda e: _mean(trajectory_wise(e.weights, e.reward, e.episode, e.discount)),
+    ),
+    Formula(
+        name="weighted trajectory IS",
+        terms=lambda e: _ratio(
+            (trajectory_wise(e.weights, e.reward, e.episode, e.discount), last_weights(e.weights, e.episode))
+        ),
+    ),
+    Formula(
+        name="per-decision IS", terms=lambda e: _mean(per_decision(e.weights, e.reward, e.episode, e.discount))
+    ),
+    Formula(
+        name="weighted per-decision IS",
+        terms=lambda e: _ratio(weighted_per_decision_terms(e.weights, e.reward, e.episode, e.discount)),
+    ),
+    Formula(name="FQE", weighs=False, biased=True, terms=lambda e: _mean(e.model.v[e.start])),
+    Formula(
+        name="DR", terms=lambda e: _mean(doubly_robust(e.weights, e.reward, e.model, e.episode, e.discount))
+    ),
+    Formula(
+        name="weighted DR",
+        terms=lambda e: _ratio(weighted_doubly_robust_terms(e.weights, e.reward, e.model, e.episode, e.discount)),
+    ),
+    Formula(name="MAGIC", biased=True, terms=_magic),
+)  # fmt: skip
+"""Of the (discounted) reward of a session."""
+DEFAULT: dict[Per, tuple[str, ...]] = {
+    "step": ("DR", "SNIPS", "DM"),
+    "session": ("weighted DR", "weighted per-decision IS", "FQE"),
+}
+"""The estimator that speaks where nobody chose: the first that the log and the policy allow."""
