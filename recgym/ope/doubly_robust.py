@@ -10,9 +10,10 @@ from recgym.ope.diagnostics import Question, conclude, support, withheld
 from recgym.ope.fqe import FitConfig, LoggedTarget, Values, cut_words, fit, read
 from recgym.ope.importance import episode_sums
 from recgym.ope.intervals import bootstrap_mean
+from recgym.ope.targets import PolicyTarget, Target
 from recgym.ope.views import first_steps, single_steps, take_episodes, user_parts
 from recgym.ope.weights import SupportError, cumulative_weights, step_ratios, target_probabilities
-from recgym.types import DoubleArray, Estimate, IntArray, Policy, Transitions
+from recgym.types import BoolArray, DoubleArray, Estimate, IntArray, Policy, Transitions
 
 
 def doubly_robust(
@@ -65,7 +66,10 @@ class DoublyRobust:
             ratios = step_ratios(target_probabilities(policy, view), view.propensity)
         except SupportError as reason:
             return withheld("DR", str(reason), asked, sample_size=view.num_episodes)
-        values, words = self._cross_fit(view, policy)
+        target = PolicyTarget(policy=policy, logged=view)
+        values, words = cross_fit_values(
+            view, target, self.fitting, discount=asked.discount, folds=self.folds, seed=asked.seed
+        )
         per_episode = doubly_robust(ratios, view.reward.astype(np.float64), values, view.episode, asked.discount)
         interval = bootstrap_mean(
             per_episode, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates
@@ -73,16 +77,36 @@ class DoublyRobust:
         found = support(ratios, view.episode, view.user)
         return conclude("DR", interval, asked, found, user=view.user, warnings=words)
 
-    def _cross_fit(self, view: Transitions, policy: Policy) -> tuple[Values, tuple[str, ...]]:
-        """Q along the whole log, each user's part by a fit that never saw that user."""
-        fold = user_parts(view.user, self.folds, seed=self.question.seed)  # (E,)
-        joined = Values(*(np.empty(view.num_steps) for _ in Values._fields))
-        words: tuple[str, ...] = ()
-        for number in range(self.folds):
-            others = LoggedTarget(take_episodes(view, fold != number), policy)
-            q = fit(others, self.fitting, discount=self.question.discount, seed=self.question.seed + number)
-            mine = LoggedTarget(take_episodes(view, fold == number), policy)
-            for whole, part in zip(joined, read(q, mine), strict=True):
-                whole[fold[view.episode] == number] = part
-            words = words or cut_words(mine)
-        return joined, words
+
+def cross_fit_values(
+    view: Transitions, target: Target, fitting: FitConfig, *, discount: float, folds: int = 2, seed: int = 0
+) -> tuple[Values, tuple[str, ...]]:
+    """Q and V along the whole log, each user's part by a fit that never saw that user; and what to know of them.
+
+    Args:
+        view: the log, with states.
+        target: the policy along it.
+        fitting: how Q is fitted.
+        discount: per step.
+        folds: parts of the users; Q for one part is fitted on the others.
+        seed: of parts and fits.
+
+    Raises:
+        ValueError: As `LoggedTarget`, or there are fewer users than folds.
+    """
+    fold = user_parts(view.user, folds, seed=seed)  # (E,)
+    joined = Values(*(np.empty(view.num_steps) for _ in Values._fields))
+    words: tuple[str, ...] = ()
+    for number in range(folds):
+        others = _part(view, target, fold != number)
+        q = fit(others, fitting, discount=discount, seed=seed + number)
+        mine = _part(view, target, fold == number)
+        for whole, part in zip(joined, read(q, mine), strict=True):
+            whole[fold[view.episode] == number] = part
+        words = words or cut_words(mine)
+    return joined, words
+
+
+def _part(view: Transitions, target: Target, keep: BoolArray) -> LoggedTarget:
+    """The target along the episodes where `keep` (E,) is True."""
+    return LoggedTarget(take_episodes(view, keep), target, rows=np.flatnonzero(keep[view.episode]))

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from recgym.ope.diagnostics import Question, conclude, judge, support, withheld, worse
 from recgym.ope.importance import episode_sums
 from recgym.ope.intervals import bootstrap_mean
-from recgym.ope.views import chunks, final_observation, first_steps, observe, single_steps
-from recgym.ope.weights import SupportError, action_distribution, step_ratios, target_probabilities
-from recgym.types import DoubleArray, Estimate, FloatArray, Policy, Transitions
+from recgym.ope.targets import PolicyTarget, Target
+from recgym.ope.views import chunks, first_steps, single_steps
+from recgym.ope.weights import SupportError, step_ratios, target_probabilities
+from recgym.types import DoubleArray, Estimate, FloatArray, IntArray, Policy, Transitions
 
 _KEEP = 1 << 26  # target probabilities kept between passes, in numbers (256 MiB); beyond it they are computed again
 
@@ -107,25 +108,33 @@ class QFunction(nn.Module):
 class LoggedTarget:
     """The target policy's distributions along one log, chunk by chunk, with the features of the same steps."""
 
-    def __init__(self, logged: Transitions, policy: Policy):
+    def __init__(self, logged: Transitions, target: Target, *, rows: IntArray | None = None):
         """Check that the log carries what the fit needs.
 
+        Args:
+            logged: the log.
+            target: the policy, along this log or one that holds it.
+            rows: (T,) the target's row of each step of `logged`; None: they are numbered alike.
+
         Raises:
-            ValueError: The log has no state, or slates.
+            ValueError: The log has no state, or slates, or only the chance of what was shown is known of the target.
         """
         if logged.state is None or logged.final_state is None:
             raise ValueError("fitted Q evaluation needs the state of each step: read the log with a backbone")
         if logged.action.shape[1] != 1:
             raise ValueError(f"fitted Q evaluation is for one item a step, got slates of {logged.action.shape[1]}")
-        self.logged, self.policy = logged, policy
+        if not target.knows_all:
+            raise ValueError(f"fitted Q evaluation needs all that policy {target.name!r} would show, got a column")
+        self.logged, self.target = logged, target
         self.features = _features(logged.state, logged.context)  # (T, D + C)
         self.action = torch.tensor(logged.action[:, 0])  # (T,)
+        self._rows = np.arange(logged.num_steps) if rows is None else rows
         first_steps(logged.episode)
         last = np.append(np.diff(logged.episode) != 0, True)  # (T,)
-        cut = last & logged.truncated & ~logged.terminated
-        readable = policy.reads == "state"  # the history after the last step is not in a log of transitions
-        self.unread_cuts = 0 if readable else int(cut.sum())
-        self._cut = np.flatnonzero(cut) if readable else np.empty(0, dtype=np.int64)  # (X,) steps
+        cut = np.flatnonzero(last & logged.truncated & ~logged.terminated)
+        readable = bool(len(cut)) and target.after(self._rows[cut[:1]]) is not None
+        self.unread_cuts = 0 if readable else len(cut)
+        self._cut = cut if readable else np.empty(0, dtype=np.int64)  # (X,) steps
         self._cut_features = _features(logged.final_state, logged.final_context)[logged.episode[self._cut]]
         self._inner = ~last & ~logged.terminated  # (T,) a step of the same episode follows
         self._kept: list[Tensor] = []
@@ -133,7 +142,7 @@ class LoggedTarget:
     @property
     def num_items(self) -> int:
         """N, as the policy has it."""
-        return action_distribution(self.policy, observe(self.logged, slice(0, 1))).shape[1]
+        return self.target.distribution(self._rows[:1]).shape[1]
 
     def values(self, q: QFunction) -> tuple[DoubleArray, DoubleArray]:
         """V before and after each step, both (T,), in units of q.scale."""
@@ -143,7 +152,8 @@ class LoggedTarget:
             after = np.append(before[1:], 0.0) * self._inner
             for rows in chunks(len(self._cut)):
                 cut = self._cut[rows]
-                pi = action_distribution(self.policy, final_observation(self.logged, self.logged.episode[cut]))
+                pi = self.target.after(self._rows[cut])
+                assert pi is not None, "asked before"
                 after[cut] = q.expected(self._cut_features[rows], pi).double().numpy()
         return before, after
 
@@ -155,7 +165,7 @@ class LoggedTarget:
             return
         self._kept = []
         for rows in slices:
-            pi = action_distribution(self.policy, observe(self.logged, rows))
+            pi = self.target.distribution(self._rows[rows])
             if self.logged.num_steps * pi.shape[1] <= _KEEP:
                 self._kept.append(pi)
             yield rows, pi
@@ -212,7 +222,7 @@ class FittedQ:
         """
         asked = self.question
         view = single_steps(logged) if asked.per == "step" else logged
-        target = LoggedTarget(view, policy)
+        target = LoggedTarget(view, PolicyTarget(policy=policy, logged=view))
         values = read(fit(target, self.fitting, discount=asked.discount, seed=asked.seed), target)
         start = values.v[first_steps(view.episode)]  # (E,)
         interval = bootstrap_mean(start, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
@@ -241,7 +251,7 @@ def cut_words(target: LoggedTarget) -> tuple[str, ...]:
         return ()
     return (
         f"{target.unread_cuts} sessions were cut while the user was still there and count as ended: "
-        "a policy that reads the history cannot be asked what it would do after the last logged step",
+        "the policy cannot be asked what it would do after the last logged step",
     )
 
 

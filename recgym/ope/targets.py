@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recgym.ope.rows import check_distributions, check_items, refuse, require_finite
-from recgym.ope.views import chunks, observe
+from recgym.ope.views import chunks, final_observation, observe
 from recgym.ope.weights import action_distribution, target_probabilities
 from recgym.types import DoubleArray, IntArray, Policy, Transitions
 
@@ -39,6 +39,10 @@ class Target(Protocol):
 
     def distribution(self, rows: IntArray) -> Tensor:
         """pi(. | s_t) of the given steps, numbers 0..T-1: (B,) -> (B, N) float32; rows sum to 1."""
+        ...
+
+    def after(self, rows: IntArray) -> Tensor | None:
+        """pi(. | s) after the given steps, each the last of a session that was cut; None: it cannot be asked there."""
         ...
 
 
@@ -66,6 +70,12 @@ class PolicyTarget:
     def distribution(self, rows: IntArray) -> Tensor:
         """See `weights.action_distribution`."""
         return action_distribution(self.policy, observe(self.logged, rows))
+
+    def after(self, rows: IntArray) -> Tensor | None:
+        """What it would do in the state after the step; None where it reads the history, which is not logged there."""
+        if self.policy.reads != "state":
+            return None
+        return action_distribution(self.policy, final_observation(self.logged, self.logged.episode[rows]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +108,10 @@ class ColumnTarget:
         """
         raise ValueError(f"policy {self.name!r} is a column: what it would have shown instead is not known")
 
+    def after(self, rows: IntArray) -> Tensor | None:  # noqa: ARG002
+        """None: what comes after the last step is not in the log."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableTarget:
@@ -129,6 +143,10 @@ class TableTarget:
         """The table's row of each kind."""
         return torch.from_numpy(self.table[self.kind[rows]]).float()
 
+    def after(self, rows: IntArray) -> Tensor | None:  # noqa: ARG002
+        """None: what comes after the last step is not in the log."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionTarget:
@@ -157,6 +175,10 @@ class FunctionTarget:
     def distribution(self, rows: IntArray) -> Tensor:
         """What the function gives for these rows."""
         return torch.from_numpy(self._asked(rows)).float()
+
+    def after(self, rows: IntArray) -> Tensor | None:  # noqa: ARG002
+        """None: what comes after the last step is not in the log."""
+        return None
 
     def _asked(self, rows: IntArray) -> DoubleArray:
         """The function's answer, checked; a refusal names the policy and the row of the log."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recgym.ope.doubly_robust import cross_fit_values
+from recgym.ope.fqe import FitConfig
 from recgym.ope.targets import ColumnTarget, FunctionTarget, PolicyTarget, TableTarget, Target
 from recgym.types import DoubleArray, IntArray
 from tests.ope.worlds import TARGET, log
@@ -68,3 +70,14 @@ def test_a_function_is_held_to_its_rows() -> None:
         of(np.array([[0.5, 0.5], [1.1, -0.1], [0.5, 0.5]])).chosen()
     with pytest.raises(ValueError, match=r"must give \(3, 2\) probabilities for 3 rows from 0 on.*got \(3, 3\)"):
         of(np.full((3, 3), 1 / 3)).chosen()
+
+
+def test_a_fitted_q_is_the_same_for_a_policy_and_for_a_function_that_says_the_same() -> None:
+    tiny = FitConfig(width=8, rank=2, rounds=3, updates=5, batch_size=64)
+    by_policy, words = cross_fit_values(LOG, known("policy"), tiny, discount=0.9, seed=1)
+    by_function, _ = cross_fit_values(LOG, known("function"), tiny, discount=0.9, seed=1)
+    assert not words
+    for first, second in zip(by_policy, by_function, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5)
+    with pytest.raises(ValueError, match="needs all that policy 'column' would show"):
+        cross_fit_values(LOG, known("column"), tiny, discount=0.9)
