@@ -1,11 +1,15 @@
 """Off-policy evaluation: what a policy would have earned, estimated from the logs of another.
 
 `Ips`, `Snips`, `DoublyRobust` and `FittedQ` answer one `Question` (per session or per step) with an `Estimate`: value,
-interval over users, effective sample size, and a verdict that says whether the log can answer at all.
+interval over users, effective sample size, and a verdict that says whether the log can answer at all. `OffPolicy` is any
+other estimator by its name; `appraise` asks one log about several policies, however they are known (`ColumnTarget`, ...).
 """
 
+from recgym.ope.appraisal import Appraisal, AppraisalConfig, appraise
 from recgym.ope.diagnostics import Question, Support, Thresholds, support
 from recgym.ope.doubly_robust import DoublyRobust
+from recgym.ope.estimators import estimators
+from recgym.ope.evidence import Evidence
 from recgym.ope.fqe import FitConfig, FittedQ
 from recgym.ope.importance import Ips, Snips
 from recgym.ope.intervals import (
@@ -16,20 +20,35 @@ from recgym.ope.intervals import (
     seeds_and_users,
     t_interval,
 )
+from recgym.ope.off_policy import ModelConfig, OffPolicy, evidence_of
+from recgym.ope.targets import ColumnTarget, FunctionTarget, PolicyTarget, TableTarget, Target
 from recgym.ope.views import single_steps
 
 __all__ = [
+    "Appraisal",
+    "AppraisalConfig",
+    "ColumnTarget",
     "DoublyRobust",
+    "Evidence",
     "FitConfig",
     "FittedQ",
+    "FunctionTarget",
     "Interval",
     "Ips",
+    "ModelConfig",
+    "OffPolicy",
+    "PolicyTarget",
     "Question",
     "Snips",
     "Support",
+    "TableTarget",
+    "Target",
     "Thresholds",
+    "appraise",
     "bootstrap_mean",
     "bootstrap_ratio",
+    "estimators",
+    "evidence_of",
     "paired_bootstrap",
     "seeds_and_users",
     "single_steps",

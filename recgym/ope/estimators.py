@@ -53,6 +53,8 @@ class Formula:
     """From evidence; raises SupportError where the log cannot give them."""
     weighs: bool = True
     """Whether it stands on importance weights."""
+    models: bool = False
+    """Whether it reads a model's values."""
     biased: bool = False
     """Whether part of its error stays however much is logged: its verdict is never better than "weak"."""
 
@@ -120,23 +122,27 @@ STEP = _named(
         terms=lambda e: _mean(ips(sub_gaussian_weights(e.weights, MIXING), e.reward)),
     ),
     Formula(name="SNIPS", terms=lambda e: _ratio(self_normalised(e.weights, e.reward))),
-    Formula(name="DM", weighs=False, biased=True, terms=lambda e: _mean(e.model.v)),
-    Formula(name="DR", terms=lambda e: _mean(doubly_robust_terms(e.weights, e.reward, e.model.q, e.model.v))),
+    Formula(name="DM", models=True, weighs=False, biased=True, terms=lambda e: _mean(e.model.v)),
     Formula(
-        name="SNDR", terms=lambda e: _ratio(self_normalised_doubly_robust(e.weights, e.reward, e.model.q, e.model.v))
+        name="DR", models=True,
+        terms=lambda e: _mean(doubly_robust_terms(e.weights, e.reward, e.model.q, e.model.v)),
     ),
     Formula(
-        name="Switch-DR", biased=True,
+        name="SNDR", models=True,
+        terms=lambda e: _ratio(self_normalised_doubly_robust(e.weights, e.reward, e.model.q, e.model.v)),
+    ),
+    Formula(
+        name="Switch-DR", models=True, biased=True,
         terms=lambda e: _mean(switch_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, threshold=LIMIT)),
     ),
     Formula(
-        name="DRos", biased=True,
+        name="DRos", models=True, biased=True,
         terms=lambda e: _mean(
             optimistic_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, strength=LIMIT**2)
         ),
     ),
     Formula(
-        name="sub-Gaussian DR", biased=True,
+        name="sub-Gaussian DR", models=True, biased=True,
         terms=lambda e: _mean(sub_gaussian_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, mixing=MIXING)),
     ),
 )  # fmt: skip
@@ -159,15 +165,16 @@ SESSION = _named(
         name="weighted per-decision IS",
         terms=lambda e: _ratio(weighted_per_decision_terms(e.weights, e.reward, e.episode, e.discount)),
     ),
-    Formula(name="FQE", weighs=False, biased=True, terms=lambda e: _mean(e.model.v[e.start])),
+    Formula(name="FQE", models=True, weighs=False, biased=True, terms=lambda e: _mean(e.model.v[e.start])),
     Formula(
-        name="DR", terms=lambda e: _mean(doubly_robust(e.weights, e.reward, e.model, e.episode, e.discount))
+        name="DR", models=True,
+        terms=lambda e: _mean(doubly_robust(e.weights, e.reward, e.model, e.episode, e.discount)),
     ),
     Formula(
-        name="weighted DR",
+        name="weighted DR", models=True,
         terms=lambda e: _ratio(weighted_doubly_robust_terms(e.weights, e.reward, e.model, e.episode, e.discount)),
     ),
-    Formula(name="MAGIC", biased=True, terms=_magic),
+    Formula(name="MAGIC", models=True, biased=True, terms=_magic),
 )  # fmt: skip
 """Of the (discounted) reward of a session."""
 DEFAULT: dict[Per, tuple[str, ...]] = {
