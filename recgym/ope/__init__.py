@@ -1,8 +1,8 @@
 """Off-policy evaluation: what a policy would have earned, estimated from the logs of another.
 
 `Ips`, `Snips`, `DoublyRobust` and `FittedQ` answer one `Question` (per session or per step) with an `Estimate`: value,
-interval over users, effective sample size, and a verdict that says whether the log can answer at all. `OffPolicy` is any
-other estimator by its name; `appraise` asks one log about several policies, however they are known (`ColumnTarget`, ...).
+interval over users, effective sample size, and a verdict that says whether the log can answer at all. `OffPolicy` is
+any estimator by its name; `appraise` asks one log about several policies, however they are known (`ColumnTarget`, ...).
 """
 
 from recgym.ope.appraisal import Appraisal, AppraisalConfig, appraise
