@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 import agents
 from experiments.fit import Loaded, load_run, platform
+from experiments.ope_run import APPRAISAL, appraise_run, jsonable, shown_estimates
 from experiments.pool import run_jobs
 from experiments.runs import Run, plain
 from experiments.scorecard import Number, Row, Scorecard, write_scorecard
@@ -22,7 +23,7 @@ from experiments.truth import true_sessions
 from recgym.evaluation import session_outcomes
 from recgym.files import write_json
 from recgym.logs.splits import TEST, TRAIN, VALIDATION, sessions_of
-from recgym.ope import Interval, bootstrap_ratio, seeds_and_users, t_interval
+from recgym.ope import Appraisal, Interval, Question, bootstrap_ratio, seeds_and_users, t_interval
 from recgym.rollout import collect, logged_transitions
 
 REFERENCE = "backbone-greedy"
@@ -62,9 +63,21 @@ class Evaluate:
             jobs = run_jobs(partial(_score, self), waiting, processes=self.processes, description="scoring")
             for name, _ in jobs:
                 run.record("scored", policy=name)
-            card = make_scorecard(run, loaded, self, {name: Scores.load(folder, name) for name in names})
+            scores = {name: Scores.load(folder, name) for name in names}
+            appraisals = self._appraise(loaded, scores)
+            card = make_scorecard(run, loaded, self, scores, appraisals)
             write_scorecard(card, run.folder)
+            if appraisals:
+                write_json(run.appraisal, jsonable({**APPRAISAL, "appraisals": [asdict(one) for one in appraisals]}))
         print(summary(card))
+
+    def _appraise(self, loaded: Loaded, scores: dict[str, Scores]) -> tuple[Appraisal, ...]:
+        """What the logged test sessions say, where they say what was shown."""
+        asked = {name: (one.arrays, one.facts["logs"]) for name, one in scores.items() if "logs" in one.facts}
+        if not asked:
+            return ()
+        sessions = platform(loaded.users, reward=self.reward or None, max_steps=self.scoring.max_steps)
+        return appraise_run(loaded, sessions, asked, Question(level=self.scoring.level, seed=self.scoring.seed))
 
 
 def policy_names(run: Run, loaded: Loaded, config: ScoringConfig) -> list[str]:
@@ -76,14 +89,16 @@ def policy_names(run: Run, loaded: Loaded, config: ScoringConfig) -> list[str]:
     return [*agents.BASELINES, *found, *([ORACLE] if known else [])]
 
 
-def make_scorecard(run: Run, loaded: Loaded, settings: Evaluate, scores: dict[str, Scores]) -> Scorecard:
+def make_scorecard(
+    run: Run, loaded: Loaded, settings: Evaluate, scores: dict[str, Scores], appraisals: tuple[Appraisal, ...] = ()
+) -> Scorecard:
     """All rows with their intervals, and what the report needs beside them."""
     config, sequences = settings.scoring, loaded.sequences
     sessions = platform(
         loaded.users, reward=settings.reward or None, max_steps=config.max_steps, slate_size=config.slate_size
     )
     asked = sequences.user_of_step[ranking_steps(loaded, config)]
-    rows = tuple(_row(run, name, scores, asked, config.level) for name in scores)
+    rows = tuple(_row(run, name, scores, asked, config.level, shown_estimates(appraisals, name)) for name in scores)
     test = sessions_of(sequences, loaded.roles, TEST)
     logged = logged_transitions(sequences, test, loaded.users.backbone, sessions.weights)
     outcome = session_outcomes(logged, sequences.kinds, discount=config.discount)
@@ -130,7 +145,14 @@ def _score(settings: Evaluate, name: str) -> None:
     scores.save(run.folder / "evaluation", name)
 
 
-def _row(run: Run, name: str, scores: dict[str, Scores], asked: npt.NDArray[np.int64], level: float) -> Row:
+def _row(
+    run: Run,
+    name: str,
+    scores: dict[str, Scores],
+    asked: npt.NDArray[np.int64],
+    level: float,
+    logs: dict[str, list[dict[str, Any]]],
+) -> Row:
     """One policy with its intervals, and its differences to the others on the same users."""
     own, today = scores[name].arrays, scores[REFERENCE].arrays
     facts = scores[name].facts
@@ -170,8 +192,8 @@ def _row(run: Run, name: str, scores: dict[str, Scores], asked: npt.NDArray[np.i
         latency_ms=facts["latency_ms"],
         truth=mean("truth"),
         truth_difference=None if name == REFERENCE else mean("truth", today),
-        ope=tuple(facts.get("ope", ())),
-        ope_per_step=tuple(facts.get("ope_per_step", ())),
+        ope=tuple(logs.get("session", ())),
+        ope_per_step=tuple(logs.get("step", ())),
         doubt=facts.get("doubt"),
         lengths=tuple(facts["lengths"]),
         curves=tuple(curve for seed in seeds if (curve := learning_curve(run.policy(name, seed)))),

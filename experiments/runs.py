@@ -64,6 +64,11 @@ class Run:
         return self.folder / "scorecard.json"
 
     @property
+    def appraisal(self) -> Path:
+        """What the logs say of every policy."""
+        return self.folder / "appraisal.json"
+
+    @property
     def ladder(self) -> Path:
         """The ladder's figures, where they were copied here."""
         return self.folder / "ladder.json"

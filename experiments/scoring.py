@@ -20,6 +20,7 @@ from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
 from agents.explore_then_commit import ExploreThenCommit
 from agents.item_knn import ItemKNN
 from experiments.fit import Loaded, load_run, platform
+from experiments.ope_run import policy_evidence
 from experiments.runs import Run
 from experiments.truth import best_oracle, true_sessions
 from recgym.backbones.backbone import fingerprint
@@ -27,16 +28,14 @@ from recgym.backbones.ranking import spread_steps
 from recgym.env.session import Sessions
 from recgym.evaluation import exposure, latency, rank_policy, ranking_metrics, session_outcomes
 from recgym.files import write_bytes, write_json
-from recgym.logs.splits import TEST, TRAIN, sessions_of
-from recgym.ope import DoublyRobust, FitConfig, FittedQ, Ips, Question, Snips
+from recgym.logs.splits import TEST, TRAIN
 from recgym.policy import StoredPolicy, load_policy, save_policy
-from recgym.rollout import collect, logged_transitions
+from recgym.rollout import collect
 from recgym.types import Policy, Transitions
 
 ORACLE = "oracle"
 NEGATIVES = 100
 _DOUBT_SESSIONS = 300
-_FIT = FitConfig(rounds=20, updates=40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +73,10 @@ class Scores:
     """What was measured of one policy: S seeds, E sessions, Q held-out choices."""
 
     arrays: dict[str, npt.NDArray[np.float64]]
-    """"reward", "discounted", "depth", "kind NAME", "truth" (S, E); "hr@5", ..., "sampled hr@5", ... (S, Q)."""
+    """"reward", "discounted", "depth", "kind NAME", "truth" (S, E); "hr@5", ..., "sampled hr@5", ... (S, Q).
+    What off-policy evaluation reads of the first seed, "logs ..." (1, T); see `ope_run`."""
     facts: dict[str, Any]
-    """Exposure, latency, off-policy estimates and lengths, JSON-able."""
+    """Exposure, latency, lengths, and what to know of the models behind off-policy estimates; JSON-able."""
 
     def save(self, folder: Path, name: str) -> None:
         """Write NAME.npz and NAME.json."""
@@ -117,9 +117,11 @@ def score_policy(run: Run, config: ScoringConfig, reward: dict[str, float] | Non
     assert shown is not None
     facts = _shown_facts(shown, loaded, config) | {"latency_ms": latency(sessions, policies[0]), "seeds": len(policies)}
     facts["doubt"] = _doubt(sessions, policies[0], config)
+    arrays = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
     if config.off_policy and config.slate_size == 1 and loaded.sequences.exposures:
-        facts["ope"], facts["ope_per_step"] = _off_policy(policies[0], loaded, sessions, config)
-    return Scores({key: np.stack([part[key] for part in parts]) for key in parts[0]}, facts)
+        more, facts["logs"] = policy_evidence(policies[0], loaded, sessions, seed=config.seed)
+        arrays |= more
+    return Scores(arrays, facts)
 
 
 def find_policies(run: Run, loaded: Loaded, name: str, slate_size: int) -> list[StoredPolicy]:
@@ -197,28 +199,6 @@ def _doubt(sessions: Sessions[Any], policy: Policy, config: ScoringConfig) -> fl
     return (earned - float(doubted.reward.sum())) / earned if earned > 0 else None
 
 
-def _off_policy(
-    policy: Policy, loaded: Loaded, sessions: Sessions[Any], config: ScoringConfig
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """IPS, SNIPS, DR and FQE of the value of a session and of one impression, on the logged test sessions."""
-    test = sessions_of(loaded.sequences, loaded.roles, TEST)
-    logged = logged_transitions(
-        loaded.sequences, test, loaded.users.backbone, sessions.weights, history=policy.reads != "state"
-    )
-    answers = []
-    for per in ("session", "step"):
-        question = Question(per=per, level=config.level, seed=config.seed)
-        estimators = (
-            Ips(question=question),
-            Snips(question=question),
-            DoublyRobust(question=question, fitting=_FIT),
-            FittedQ(question=question, fitting=_FIT),
-        )
-        found = [dataclasses.asdict(estimator.estimate(logged, policy)) for estimator in estimators]
-        answers.append([{key: _plain(value) for key, value in one.items()} for one in found])
-    return answers[0], answers[1]
-
-
 def _score_oracle(world: Sessions[Any], loaded: Loaded, config: ScoringConfig) -> Scores:
     """The oracle lives in the true world alone."""
     seeing, policy = best_oracle(world, seed=config.seed)
@@ -226,12 +206,3 @@ def _score_oracle(world: Sessions[Any], loaded: Loaded, config: ScoringConfig) -
     truth = found.returns
     part = {"truth": truth[None], "user": found.user.astype(np.float64)[None]}
     return Scores(part, _shown_facts(found, loaded, config) | {"latency_ms": {}, "seeds": 1})
-
-
-def _plain(value: Any) -> Any:
-    """JSON's view of an estimate's field."""
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -16,7 +16,8 @@ import experiments.fit
 import experiments.train
 from experiments.__main__ import main
 from experiments.evaluate import Evaluate
-from experiments.fit import Fit, load_run
+from experiments.fit import Fit, load_run, platform
+from experiments.ope_run import appraise_run, shown_estimates
 from experiments.quickstart import Quickstart
 from experiments.runs import Run
 from experiments.scorecard import read_scorecard
@@ -25,6 +26,7 @@ from experiments.train import Train, train_one
 from recgym.backbones.backbone import BackboneConfig
 from recgym.backbones.training import TrainingConfig
 from recgym.files import FormatError
+from recgym.ope import Question, estimators
 from recgym.users.config import UserConfig
 
 pytestmark = [
@@ -210,9 +212,16 @@ def test_logs_with_propensities_get_every_estimate(tmp_path: Path) -> None:
     )  # fmt: skip
     small()
     found = score_policy(Run(tmp_path / "out"), ScoringConfig(sessions=10, max_steps=5), None, "random")
-    for answers in (found.facts["ope"], found.facts["ope_per_step"]):
-        assert [one["estimator"] for one in answers] == ["IPS", "SNIPS", "DR", "FQE"]
-    step = {one["estimator"]: one for one in found.facts["ope_per_step"]}
+    loaded = load_run(Run(tmp_path / "out"))
+    sessions = platform(loaded.users, reward=None, max_steps=5)
+    asked = {"random": (found.arrays, found.facts["logs"])}
+    appraisals = appraise_run(loaded, sessions, asked, Question(replicates=50))
+    for appraisal in appraisals:
+        (report,) = appraisal.policies
+        assert {one.estimator for one in report.estimates} == set(estimators(appraisal.per))
+        assert all(one.verdict == "cannot say" or one.low <= one.value <= one.high for one in report.estimates)
+    assert {one.name for one in appraisals[0].policies[0].segments} == {"users", "time"}
+    step = {one["estimator"]: one for one in shown_estimates(appraisals, "random")["step"]}
     logged = (
         log.events.filter(pl.col("behaviour") == "click").height
         / log.events.filter(pl.col("behaviour") == "view").height
