@@ -14,13 +14,14 @@ import numpy as np
 
 from experiments.bench.ope_coverage import METHODS, VERDICTS, Found, Row, broken, measure, row_of
 from experiments.bench.ope_ranking import SCORES, Ranked, rank
+from experiments.bench.ope_streaming import streamed
 from experiments.bench.ope_terms import BIASED, ONE_STEP, SESSIONS, Estimator, asked, models_of
 from experiments.bench.ope_worlds import Log, long_sessions, settings
 from experiments.bench.timing import machine
 from recgym.ope.intervals import bootstrap_ratio
 from recgym.types import IntArray
 
-Part = Literal["coverage", "ranking", "speed"]
+Part = Literal["coverage", "ranking", "speed", "streaming"]
 _NO_BOOTSTRAP = ("marginal",)
 
 
@@ -35,11 +36,13 @@ class OpeBench:
     sizes: tuple[int, ...] = (300, 3_000, 30_000)
     """Sessions (in the bandit, impressions) of a log."""
     parts: tuple[Part, ...] = ("coverage", "ranking", "speed")
-    """What to measure."""
+    """What to measure; "streaming" writes logs to the disk, so it has to be asked for."""
     replicates: int = 400
     """Bootstrap resamples of each log, for coverage."""
     steps: int = 1_000_000
     """Logged steps, in sessions of 20, for speed."""
+    streamed_steps: tuple[int, ...] = (1_000_000,)
+    """Logged steps, in sessions of 20, in Parquet files; 10^8 take 5 GB of disk and minutes."""
     out: Path | None = None
     """JSON file for the same numbers."""
 
@@ -52,6 +55,8 @@ class OpeBench:
             )
         if not self.sizes or min(self.sizes) < 30:
             raise ValueError(f"sizes must be at least 30 sessions each, got {self.sizes}")
+        if any(steps < 1_000 for steps in self.streamed_steps):
+            raise ValueError(f"streamed_steps must be at least 1,000 each, got {self.streamed_steps}")
         if self.steps < 10_000:
             raise ValueError(
                 f"steps must be at least 10,000, so that every state is met at every step, got {self.steps}"
@@ -79,6 +84,9 @@ class OpeBench:
             tables["ranking"] = [asdict(row) for row in ranked]
         if "speed" in self.parts:
             tables["speed"] = speed(self.steps)
+        if "streaming" in self.parts:
+            tables["streaming"] = [row for steps in self.streamed_steps for row in streamed(steps)]
+            print_streaming(tables["streaming"])
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.out.write_text(json.dumps(_plain(tables), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -166,6 +174,19 @@ def speed(steps: int, replicates: int = 1000) -> list[dict[str, Any]]:
         ],
     )  # fmt: skip
     return found
+
+
+def print_streaming(rows: Sequence[dict[str, Any]]) -> None:
+    """Time and memory of each estimator from files."""
+    print(f"\n### From Parquet, bootstrap of 1,000 and verdict included, each in a fresh process; {machine()}\n")
+    _print(
+        ["steps", "per", "estimators", "seconds of a core", "seconds of the wall", "most memory, GB", "of it before"],
+        [
+            [f"{row['steps']:,}", row["per"], row["estimator"], f"{row['core_seconds']:.2f}",
+             f"{row['wall_seconds']:.2f}", f"{row['most_gigabytes']:.2f}", f"{row['start_gigabytes']:.2f}"]
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
 def _pooled(found: Sequence[Found], world: str) -> list[Row]:

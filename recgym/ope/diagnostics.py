@@ -191,7 +191,25 @@ def conclude(
         warnings: What else the reader has to know, put first.
         cap: The best verdict allowed.
     """
-    limits, num_users = question.thresholds, len(np.unique(user))
+    num_users = len(np.unique(user))
+    return conclude_counts(
+        estimator, interval, question, found, num_episodes=len(user), num_users=num_users, warnings=warnings, cap=cap
+    )
+
+
+def conclude_counts(
+    estimator: str,
+    interval: Interval,
+    question: Question,
+    found: Support | None,
+    *,
+    num_episodes: int,
+    num_users: int,
+    warnings: tuple[str, ...] = (),
+    cap: Verdict = "supported",
+) -> Estimate:
+    """`conclude` where episodes and users were counted and not kept."""
+    limits = question.thresholds
     verdict, words = judge(found, limits, per=question.per) if found else ("supported", ())
     half = (interval.high - interval.low) / 2
     if not half <= limits.half_width * abs(interval.value):
@@ -207,7 +225,7 @@ def conclude(
         high=interval.high,
         level=interval.level,
         effective_sample_size=found.effective_sample_size if found else math.nan,
-        sample_size=len(user),
+        sample_size=num_episodes,
         verdict=worse(verdict, cap),
         warnings=warnings + words,
     )
