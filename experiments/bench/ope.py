@@ -1,4 +1,4 @@
-"""What off-policy estimates are worth where the truth is known: coverage, ranking and speed, as tables."""
+"""What off-policy estimates are worth where the truth is known: coverage, ranking, selection and speed, as tables."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.bench.ope_coverage import METHODS, VERDICTS, Found, Row, broken, measure, row_of
 from experiments.bench.ope_ranking import SCORES, Ranked, rank
+from experiments.bench.ope_selection import choose, print_chosen
 from experiments.bench.ope_streaming import streamed
 from experiments.bench.ope_terms import BIASED, ONE_STEP, SESSIONS, Estimator, asked, models_of
 from experiments.bench.ope_worlds import Log, long_sessions, settings
@@ -21,7 +22,7 @@ from experiments.bench.timing import machine
 from recgym.ope.intervals import bootstrap_ratio
 from recgym.types import IntArray
 
-Part = Literal["coverage", "ranking", "speed", "streaming"]
+Part = Literal["coverage", "ranking", "selection", "speed", "streaming"]
 _NO_BOOTSTRAP = ("marginal",)
 
 
@@ -33,9 +34,11 @@ class OpeBench:
     """Simulated logs of each world and size, for coverage."""
     ranked_logs: int = 200
     """Simulated logs of each world and size, for ranking."""
+    chosen_logs: int = 100
+    """Simulated logs of each world, size and shift, for selection, which takes the first two sizes."""
     sizes: tuple[int, ...] = (300, 3_000, 30_000)
     """Sessions (in the bandit, impressions) of a log."""
-    parts: tuple[Part, ...] = ("coverage", "ranking", "speed")
+    parts: tuple[Part, ...] = ("coverage", "ranking", "selection", "speed")
     """What to measure; "streaming" writes logs to the disk, so it has to be asked for."""
     replicates: int = 400
     """Bootstrap resamples of each log, for coverage."""
@@ -48,10 +51,10 @@ class OpeBench:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if self.logs < 2 or self.ranked_logs < 2 or self.replicates < 2:
+        if min(self.logs, self.ranked_logs, self.chosen_logs, self.replicates) < 2:
             raise ValueError(
-                f"logs, ranked_logs and replicates must be at least 2, got {self.logs}, {self.ranked_logs} and "
-                f"{self.replicates}"
+                f"logs, ranked_logs, chosen_logs and replicates must be at least 2, got {self.logs}, "
+                f"{self.ranked_logs}, {self.chosen_logs} and {self.replicates}"
             )
         if not self.sizes or min(self.sizes) < 30:
             raise ValueError(f"sizes must be at least 30 sessions each, got {self.sizes}")
@@ -82,6 +85,13 @@ class OpeBench:
             ]
             print_ranking(ranked)
             tables["ranking"] = [asdict(row) for row in ranked]
+        if "selection" in self.parts:
+            chosen = [
+                row for blind in (False, True) for setting in settings() for size in self.sizes[:2]
+                for row in choose(setting, size, self.chosen_logs, blind=blind)
+            ]  # fmt: skip
+            print_chosen(chosen)
+            tables["selection"] = [asdict(row) for row in chosen]
         if "speed" in self.parts:
             tables["speed"] = speed(self.steps)
         if "streaming" in self.parts:
