@@ -15,9 +15,12 @@ import polars as pl
 
 from experiments.bench.timing import most_resident
 from recgym.ope.diagnostics import Question
+from recgym.ope.estimators import by_parts
+from recgym.ope.evidence import Per
 from recgym.ope.step_files import StepColumns, StepPolicy
-from recgym.ope.streaming import SESSION, STEP, stream_sums
+from recgym.ope.streaming import stream_sums
 
+PERS: tuple[Per, ...] = ("session", "step")
 HORIZON = 20
 _PART = 2_000_000
 """Steps of a file."""
@@ -31,7 +34,8 @@ def streamed(steps: int, *, replicates: int = 1000) -> list[dict[str, Any]]:
         folder = Path(name)
         write_log(folder, steps)
         rows = []
-        for per, known in (("session", SESSION), ("step", STEP)):
+        for per in PERS:
+            known = by_parts(per)
             alone = [[one] for one in known] if steps <= _ALONE else []
             rows += [_apart(folder, per, names, replicates) for names in (*alone, list(known))]
     return [{"steps": steps, **row} for row in rows]
@@ -55,17 +59,17 @@ def write_log(folder: Path, steps: int) -> None:
         ).write_parquet(folder / f"{part:05}.parquet")
 
 
-def _apart(folder: Path, per: str, names: Sequence[str], replicates: int) -> dict[str, Any]:
+def _apart(folder: Path, per: Per, names: Sequence[str], replicates: int) -> dict[str, Any]:
     """The measurement in a fresh process, which has had no other peak before."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measured, folder, per, list(names), replicates).result()
 
 
-def _measured(folder: Path, per: str, names: list[str], replicates: int) -> dict[str, Any]:
+def _measured(folder: Path, per: Per, names: list[str], replicates: int) -> dict[str, Any]:
     start, wall, core = most_resident(), time.perf_counter(), time.process_time()
     policies = {"target": StepPolicy(probability="p", q="q", v="v")}
-    sums = stream_sums(folder, StepColumns(), policies, per=per, estimators=names)["target"]
-    sums.estimates(Question(per=per, replicates=replicates))  # type: ignore[arg-type]
+    sums = stream_sums(folder, StepColumns(), policies, per=per, names=names)["target"]
+    sums.estimates(Question(per=per, replicates=replicates))
     return {
         "per": per,
         "estimator": names[0] if len(names) == 1 else f"all {len(names)}",

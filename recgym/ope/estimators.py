@@ -11,22 +11,26 @@ import numpy as np
 from recgym.ope.diagnostics import Question, Verdict, conclude, judge, support, withheld, worse
 from recgym.ope.doubly_robust import doubly_robust
 from recgym.ope.evidence import Evidence, Per
-from recgym.ope.importance import last_weights, per_decision, trajectory_wise, weighted_per_decision_terms
+from recgym.ope.importance import (
+    episode_sums,
+    last_weights,
+    per_decision,
+    trajectory_wise,
+    weighted_per_decision_terms,
+)
 from recgym.ope.intervals import bootstrap_ratio
-from recgym.ope.one_step import clipped_weights, ips, self_normalised, sub_gaussian_weights
+from recgym.ope.one_step import clipped_weights, ips, sub_gaussian_weights
 from recgym.ope.one_step_models import (
     doubly_robust_terms,
     optimistic_doubly_robust,
-    self_normalised_doubly_robust,
     sub_gaussian_doubly_robust,
     switch_doubly_robust,
 )
+from recgym.ope.rows import check_weight_left
 from recgym.ope.weighted_dr import blend_terms, magic, weighted_doubly_robust_terms
-from recgym.ope.weights import SupportError
+from recgym.ope.weights import SupportError, cumulative_weights
 from recgym.types import DoubleArray, Estimate
 
-LIMIT = 10.0
-"""Weights are clipped, and Switch-DR leaves them to the model, above this; DRos has its square as strength."""
 MIXING = 0.05
 """Of sub-Gaussian weights: they stay below 1 / MIXING."""
 
@@ -57,11 +61,18 @@ class Formula:
     """Whether it reads a model's values."""
     biased: bool = False
     """Whether part of its error stays however much is logged: its verdict is never better than "weak"."""
+    by_parts: bool = True
+    """Whether the terms of parts of a log, stacked, are the terms of the whole."""
 
 
 def estimators(per: Per) -> dict[str, Formula]:
     """Those of one impression, or those of a session, by name."""
     return STEP if per == "step" else SESSION
+
+
+def by_parts(per: Per) -> dict[str, Formula]:
+    """Those of them that can be summed up part by part of a log."""
+    return {name: formula for name, formula in estimators(per).items() if formula.by_parts}
 
 
 def answer(formula: Formula, evidence: Evidence, question: Question, *, terms: Terms | None = None) -> Estimate:
@@ -78,6 +89,7 @@ def answer(formula: Formula, evidence: Evidence, question: Question, *, terms: T
     """
     try:
         made = formula.terms(evidence) if terms is None else terms
+        check_weight_left(made.below)
     except SupportError as reason:
         return withheld(formula.name, str(reason), question, sample_size=len(evidence.user))
     interval = bootstrap_ratio(
@@ -105,9 +117,28 @@ def _ratio(pair: tuple[DoubleArray, DoubleArray]) -> Terms:
     return Terms(above, below)
 
 
+def _self_normalised_doubly_robust(seen: Evidence) -> Terms:
+    """The terms of `one_step_models`, and none of its refusals: a part of a log may have no weight left."""
+    above = np.stack([seen.model.v, seen.weights * (seen.reward - seen.model.q)], axis=1)
+    return Terms(above, np.stack([np.ones(len(above)), seen.weights], axis=1))
+
+
+def _weighted_doubly_robust(seen: Evidence) -> Terms:
+    """The terms of `weighted_dr`, and none of its refusals: a part of a log may have no weight left."""
+    error = seen.reward + seen.discount * seen.model.v_next - seen.model.q  # (T,)
+    above, below = weighted_per_decision_terms(seen.weights, error, seen.episode, seen.discount)
+    start = seen.model.v[seen.start][:, None]
+    return Terms(np.hstack([start, above]), np.hstack([np.ones_like(start), below]))
+
+
 def _magic(seen: Evidence) -> Terms:
     above, below = weighted_doubly_robust_terms(seen.weights, seen.reward, seen.model, seen.episode, seen.discount)
     return Terms(*blend_terms(above, below, magic(above, below, seen.user, seed=0)))
+
+
+def _clipped_per_decision(seen: Evidence) -> Terms:
+    weights = clipped_weights(cumulative_weights(seen.weights, seen.episode), seen.limit)
+    return _mean(episode_sums(weights * seen.reward, seen.episode, seen.discount))
 
 
 def _named(*formulas: Formula) -> dict[str, Formula]:
@@ -116,29 +147,26 @@ def _named(*formulas: Formula) -> dict[str, Formula]:
 
 STEP = _named(
     Formula(name="IPS", terms=lambda e: _mean(ips(e.weights, e.reward))),
-    Formula(name="clipped IPS", biased=True, terms=lambda e: _mean(ips(clipped_weights(e.weights, LIMIT), e.reward))),
+    Formula(name="clipped IPS", biased=True, terms=lambda e: _mean(ips(clipped_weights(e.weights, e.limit), e.reward))),
     Formula(
         name="sub-Gaussian IPS", biased=True,
         terms=lambda e: _mean(ips(sub_gaussian_weights(e.weights, MIXING), e.reward)),
     ),
-    Formula(name="SNIPS", terms=lambda e: _ratio(self_normalised(e.weights, e.reward))),
+    Formula(name="SNIPS", terms=lambda e: _ratio((e.weights * e.reward, e.weights))),
     Formula(name="DM", models=True, weighs=False, biased=True, terms=lambda e: _mean(e.model.v)),
     Formula(
         name="DR", models=True,
         terms=lambda e: _mean(doubly_robust_terms(e.weights, e.reward, e.model.q, e.model.v)),
     ),
-    Formula(
-        name="SNDR", models=True,
-        terms=lambda e: _ratio(self_normalised_doubly_robust(e.weights, e.reward, e.model.q, e.model.v)),
-    ),
+    Formula(name="SNDR", models=True, terms=_self_normalised_doubly_robust),
     Formula(
         name="Switch-DR", models=True, biased=True,
-        terms=lambda e: _mean(switch_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, threshold=LIMIT)),
+        terms=lambda e: _mean(switch_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, threshold=e.limit)),
     ),
     Formula(
         name="DRos", models=True, biased=True,
         terms=lambda e: _mean(
-            optimistic_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, strength=LIMIT**2)
+            optimistic_doubly_robust(e.weights, e.reward, e.model.q, e.model.v, strength=e.limit**2)
         ),
     ),
     Formula(
@@ -165,16 +193,14 @@ SESSION = _named(
         name="weighted per-decision IS",
         terms=lambda e: _ratio(weighted_per_decision_terms(e.weights, e.reward, e.episode, e.discount)),
     ),
+    Formula(name="clipped per-decision IS", biased=True, terms=_clipped_per_decision),
     Formula(name="FQE", models=True, weighs=False, biased=True, terms=lambda e: _mean(e.model.v[e.start])),
     Formula(
         name="DR", models=True,
         terms=lambda e: _mean(doubly_robust(e.weights, e.reward, e.model, e.episode, e.discount)),
     ),
-    Formula(
-        name="weighted DR", models=True,
-        terms=lambda e: _ratio(weighted_doubly_robust_terms(e.weights, e.reward, e.model, e.episode, e.discount)),
-    ),
-    Formula(name="MAGIC", models=True, biased=True, terms=_magic),
+    Formula(name="weighted DR", models=True, terms=_weighted_doubly_robust),
+    Formula(name="MAGIC", models=True, biased=True, by_parts=False, terms=_magic),
 )  # fmt: skip
 """Of the (discounted) reward of a session."""
 DEFAULT: dict[Per, tuple[str, ...]] = {

@@ -32,6 +32,8 @@ class Evidence:
     """A model's Q and V along the log, each row's by a model that did not see its user."""
     no_values: str = "no model of the reward was fitted"
     """Why there are no values, where there are none."""
+    limit: float = 10.0
+    """Above it weights are clipped, and Switch-DR leaves them to the model; DRos has its square as strength."""
     words: tuple[str, ...] = ()
     """What a reader of any estimate has to know."""
 

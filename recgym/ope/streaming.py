@@ -7,113 +7,28 @@ are independent, so bags are. The value stays what it was. The interval is as va
 1 / sqrt(2 bags) of itself with the draw of the bags: 0.3% at 65,536. Memory is then rows times columns (horizon, twice
 for ratios) of the estimators, whatever the length of the log.
 
-The formulas are those of `importance`, `doubly_robust`, `weighted_dr`, `one_step` and `one_step_models`, chunk by
-chunk. Sessions that the log cut count as ended.
+The formulas are those of `estimators`, chunk by chunk, but MAGIC, whose terms need the whole log. Sessions that the log
+cut count as ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from recgym.ope.diagnostics import Question, Support, conclude_counts, judge, withheld, worse
-from recgym.ope.doubly_robust import doubly_robust
-from recgym.ope.fqe import Values
-from recgym.ope.importance import (
-    episode_sums,
-    last_weights,
-    per_decision,
-    trajectory_wise,
-    weighted_per_decision_terms,
-)
+from recgym.ope.estimators import Formula, by_parts
+from recgym.ope.evidence import Evidence, Per
+from recgym.ope.importance import last_weights
 from recgym.ope.intervals import bootstrap_ratio
-from recgym.ope.one_step import clipped_weights
-from recgym.ope.one_step_models import optimistic_weights, switch_weights
 from recgym.ope.rows import check_weight_left
 from recgym.ope.running_sums import Rows, Table, Weights, sort_rows
 from recgym.ope.step_files import Chunk, StepColumns, StepPolicy, count_rows, read_steps, step_files
-from recgym.ope.views import first_steps
-from recgym.ope.weights import SupportError, cumulative_weights
+from recgym.ope.weights import SupportError
 from recgym.types import DoubleArray, Estimate, IntArray
-
-
-class Seen(NamedTuple):
-    """A chunk as an estimator sees it."""
-
-    ratios: DoubleArray  # (T,) pi / mu
-    reward: DoubleArray  # (T,)
-    values: Values | None
-    episode: IntArray  # (T,)
-    discount: float
-    limit: float
-    """Above it weights are clipped and Switch-DR leaves them to the model; DRos has its square as strength."""
-
-    @property
-    def model(self) -> Values:
-        """The model, where an estimator asks for it."""
-        if self.values is None:
-            raise ValueError("this estimator needs a model: give q and v to the policy")
-        return self.values
-
-    @property
-    def error(self) -> DoubleArray:
-        """What the model missed: r + discount V(s') - Q(s, a), (T,)."""
-        return self.reward + self.discount * self.model.v_next - self.model.q
-
-
-Pair = tuple[DoubleArray, DoubleArray]
-Terms = Callable[[Seen], DoubleArray | Pair]
-"""Terms (E,) whose mean is the estimate, or numerators and denominators (E,) or (E, H) whose ratios add up to it."""
-
-
-def _weighted_doubly_robust(seen: Seen) -> Pair:
-    """The terms of `weighted_dr`, without its refusal of chunks that have no weight left: other chunks may have."""
-    above, below = weighted_per_decision_terms(seen.ratios, seen.error, seen.episode, seen.discount)
-    start = first_steps(seen.episode)
-    return np.hstack([seen.model.v[start][:, None], above]), np.hstack([np.ones((len(start), 1)), below])
-
-
-def _self_normalised_doubly_robust(seen: Seen) -> Pair:
-    above = np.stack([seen.model.v, seen.ratios * (seen.reward - seen.model.q)], axis=1)
-    return above, np.stack([np.ones(len(seen.ratios)), seen.ratios], axis=1)
-
-
-def _corrected(seen: Seen, weights: DoubleArray) -> DoubleArray:
-    return seen.model.v + weights * (seen.reward - seen.model.q)
-
-
-SESSION: dict[str, Terms] = {
-    "IS": lambda s: trajectory_wise(s.ratios, s.reward, s.episode, s.discount),
-    "PDIS": lambda s: per_decision(s.ratios, s.reward, s.episode, s.discount),
-    "clipped PDIS": lambda s: episode_sums(
-        clipped_weights(cumulative_weights(s.ratios, s.episode), s.limit) * s.reward, s.episode, s.discount
-    ),
-    "weighted IS": lambda s: (
-        trajectory_wise(s.ratios, s.reward, s.episode, s.discount), last_weights(s.ratios, s.episode)
-    ),
-    "weighted PDIS": lambda s: weighted_per_decision_terms(s.ratios, s.reward, s.episode, s.discount),
-    "DM": lambda s: s.model.v[first_steps(s.episode)],
-    "DR": lambda s: doubly_robust(s.ratios, s.reward, s.model, s.episode, s.discount),
-    "WDR": _weighted_doubly_robust,
-}  # fmt: skip
-"""Estimators of the value of a session."""
-STEP: dict[str, Terms] = {
-    "IPS": lambda s: s.ratios * s.reward,
-    "clipped IPS": lambda s: clipped_weights(s.ratios, s.limit) * s.reward,
-    "SNIPS": lambda s: (s.ratios * s.reward, s.ratios),
-    "DM": lambda s: s.model.v,
-    "DR": lambda s: _corrected(s, s.ratios),
-    "SNDR": _self_normalised_doubly_robust,
-    "Switch-DR": lambda s: _corrected(s, switch_weights(s.ratios, s.limit)),
-    "DRos": lambda s: _corrected(s, optimistic_weights(s.ratios, s.limit**2)),
-}
-"""Estimators of the value of an impression."""
-MODELLED = ("DM", "DR", "WDR", "SNDR", "Switch-DR", "DRos")
-"""Those that need q and v."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +43,7 @@ class UserSums:
     """Of single steps."""
     bagged: bool
     """Whether rows are bags of users."""
-    per: str
+    per: Per
     discount: float
 
     def estimates(self, question: Question) -> dict[str, Estimate]:
@@ -154,9 +69,12 @@ class UserSums:
         interval = bootstrap_ratio(
             above, below, np.arange(users), seed=asked.seed, level=asked.level, replicates=asked.replicates
         )
-        episodes = self.support.num_episodes
-        if name != "DM":
-            return conclude_counts(name, interval, asked, self.support, num_episodes=episodes, num_users=users)
+        episodes, formula = self.support.num_episodes, by_parts(asked.per)[name]
+        if formula.weighs:
+            return conclude_counts(
+                name, interval, asked, self.support, num_episodes=episodes, num_users=users,
+                cap="weak" if formula.biased else "supported",
+            )  # fmt: skip
         verdict, doubts = judge(self.step_support, asked.thresholds, per="step")
         words = ("the interval is the spread over users; the model's own error is not in it", *doubts)
         cap = worse(verdict, "weak")
@@ -183,9 +101,9 @@ def stream_sums(
     columns: StepColumns,
     policies: Mapping[str, StepPolicy],
     *,
-    per: str = "session",
+    per: Per = "session",
     discount: float = 1.0,
-    estimators: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
     limit: float = 10.0,
     most_users: int = 1 << 16,
     rows: int = 1 << 18,
@@ -200,8 +118,8 @@ def stream_sums(
         policies: Target policies by name.
         per: "session" or "step"; see `Question`.
         discount: Discount per step.
-        estimators: Names in `SESSION` or `STEP`; None: all that the policy's model allows.
-        limit: Where weights are clipped, or left to the model; see `Seen`.
+        names: Of `estimators.estimators(per)`, but MAGIC; None: all that the policy's model allows.
+        limit: Where weights are clipped, or left to the model; see `Evidence`.
         most_users: Users that get a row of their own; where there are more, as many bags.
         rows: Steps read at a time; see `step_files.read_steps`.
         batch: Steps that a policy's function gets at a time.
@@ -210,14 +128,14 @@ def stream_sums(
     Raises:
         ValueError: A row of the log is bad (`step_files.read_steps` names it), or an argument is out of range.
     """
-    Question(per=per, discount=discount)  # type: ignore[arg-type] # it refuses what is neither
+    asked = Question(per=per, discount=discount)
     if not policies or most_users < 2 or not limit > 0:
         raise ValueError(
             f"expected at least one policy, most_users of at least 2 and a positive limit, got {len(policies)}, "
             f"{most_users} and {limit}"
         )
-    known = SESSION if per == "session" else STEP
-    wrong = [name for name in estimators or () if name not in known]
+    known = by_parts(asked.per)
+    wrong = [name for name in names or () if name not in known]
     if wrong:
         raise ValueError(f"estimators must be among {', '.join(known)} (per {per}), got {wrong[0]!r}")
     files = step_files(source)
@@ -225,7 +143,7 @@ def stream_sums(
     place = Rows(most_users)
     totals = {
         policy: _Policy(
-            {name: known[name] for name in estimators or known if estimators or target.q or name not in MODELLED},
+            {name: known[name] for name in names or known if names or target.q or not known[name].models},
             per=per, heaviest=heaviest, most=most_users, discount=discount, limit=limit,
         )
         for policy, target in policies.items()
@@ -243,13 +161,13 @@ class _Policy:
     """The sums of one policy while the log goes by."""
 
     def __init__(
-        self, terms: Mapping[str, Terms], *, per: str, heaviest: int, most: int, discount: float, limit: float
+        self, formulas: Mapping[str, Formula], *, per: Per, heaviest: int, most: int, discount: float, limit: float
     ) -> None:
-        self.terms, self.per, self.most, self.discount, self.limit = terms, per, most, discount, limit
+        self.formulas, self.per, self.most, self.discount, self.limit = formulas, per, most, discount, limit
         self.weights, self.step_weights = Weights(heaviest), Weights(heaviest)
         self.units, self.steps, self.ratios = Table(most), Table(most), Table(most)
-        self.above = {name: Table(most) for name in terms}
-        self.below: dict[str, Table] = {}
+        self.above = {name: Table(most) for name in formulas}
+        self.below = {name: Table(most, held=True) for name in formulas}
 
     def add(self, chunk: Chunk, policy: str, row: IntArray) -> None:
         """Add a chunk whose sessions go to the given rows, (E,)."""
@@ -263,13 +181,15 @@ class _Policy:
         by = sort_rows(row)
         self.weights.add(last_weights(ratios, episode))
         self.units.add(np.ones(len(row)), by)
-        seen = Seen(ratios, chunk.reward, chunk.values.get(policy), episode, self.discount, self.limit)
-        for name, terms in self.terms.items():
-            found = terms(seen)
-            if isinstance(found, tuple):
-                self.below.setdefault(name, Table(self.most, held=True)).add(found[1], by)
-                found = found[0]
-            self.above[name].add(found, by)
+        seen = Evidence(
+            policy=policy, per=self.per, reward=chunk.reward, episode=episode, user=np.arange(len(row)), ratios=ratios,
+            values=chunk.values.get(policy), no_values="give q and v to the policy", discount=self.discount,
+            limit=self.limit,
+        )  # fmt: skip
+        for name, formula in self.formulas.items():
+            above, below = formula.terms(seen)
+            self.above[name].add(above, by)
+            self.below[name].add(below, by)
 
     def fold(self, moved: IntArray) -> None:
         """Send the rows so far to bags; see `Table.fold`."""
@@ -280,10 +200,9 @@ class _Policy:
         """The sums by user, in the order of their ids."""
         order = rows.order(self.units.sums[:, 0])
         ratios, steps = self.ratios.sums[order, 0], self.steps.sums[order, 0]
-        units = self.units.sums[order]
         return UserSums(
             numerators={name: table.sums[order] for name, table in self.above.items()},
-            denominators={name: self.below[name].sums[order] if name in self.below else units for name in self.above},
+            denominators={name: table.sums[order] for name, table in self.below.items()},
             support=self.weights.support(ratios, steps),
             step_support=self.step_weights.support(ratios, steps),
             bagged=rows.bagged,

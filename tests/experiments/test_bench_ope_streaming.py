@@ -10,8 +10,8 @@ import pytest
 
 from experiments.bench import Bench, ope_streaming
 from experiments.bench.ope import OpeBench
-from experiments.bench.ope_streaming import HORIZON, write_log
-from recgym.ope.streaming import SESSION, STEP
+from experiments.bench.ope_streaming import HORIZON, PERS, write_log
+from recgym.ope.estimators import by_parts
 
 
 def test_the_log_has_sessions_of_20_and_weights_of_mean_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,8 @@ def test_every_estimator_is_measured_alone_and_all_in_one_pass(
     monkeypatch.setattr(ope_streaming, "_apart", ope_streaming._measured)  # a process of its own takes seconds
     Bench(what="ope", ope=OpeBench(parts=("streaming",), streamed_steps=(1_000,)))()
     printed = capsys.readouterr().out
-    for per, known in (("session", SESSION), ("step", STEP)):
+    for per in PERS:
+        known = by_parts(per)
         for name in (*known, f"all {len(known)}"):
             assert f"| 1,000 | {per} | {name} |" in printed
     with pytest.raises(ValueError, match="streamed_steps"):

@@ -9,13 +9,14 @@ import pytest
 
 from recgym.ope.appraisal import AppraisalConfig, appraise
 from recgym.ope.diagnostics import Question
-from recgym.ope.estimators import LIMIT, MIXING, SESSION, STEP, estimators
+from recgym.ope.estimators import MIXING, SESSION, STEP, estimators
 from recgym.ope.evidence import Evidence, gather
 from recgym.ope.fqe import Values
 from recgym.ope.weights import step_ratios, target_probabilities
 from tests.ope.bandits import LOGGER, MODEL, PRODUCTION, TRUTH, Outcomes, drawn
 from tests.ope.worlds import TARGET, log
 
+LIMIT = 10.0
 QUICK = AppraisalConfig(question=Question(replicates=200))
 
 
@@ -73,6 +74,9 @@ def test_every_session_estimator_is_its_formula() -> None:
         "weighted trajectory IS": float((last * returns).sum() / last.sum()),
         "per-decision IS": float(np.mean([(place[k] * weight[k]) @ reward[k] for k in range(60)])),
         "weighted per-decision IS": by_step(reward),
+        "clipped per-decision IS": float(
+            np.mean([(place[k] * np.minimum(weight[k], LIMIT)) @ reward[k] for k in range(60)])
+        ),
         "FQE": float(first.mean()),
         "DR": float(np.mean([first[k] + (place[k] * weight[k]) @ error[k] for k in range(60)])),
         "weighted DR": float(first.mean()) + by_step(error),

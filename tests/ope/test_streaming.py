@@ -12,6 +12,7 @@ import pytest
 from recgym.ope import one_step, one_step_models
 from recgym.ope.diagnostics import Question, Thresholds, conclude, support
 from recgym.ope.doubly_robust import doubly_robust
+from recgym.ope.estimators import MIXING, SESSION, STEP, by_parts
 from recgym.ope.fqe import Values
 from recgym.ope.importance import (
     episode_sums,
@@ -23,7 +24,7 @@ from recgym.ope.importance import (
 from recgym.ope.intervals import bootstrap_ratio
 from recgym.ope.rows import Numbers
 from recgym.ope.step_files import StepColumns, StepPolicy, read_steps
-from recgym.ope.streaming import SESSION, STEP, UserSums, stream_estimates, stream_sums
+from recgym.ope.streaming import UserSums, stream_estimates, stream_sums
 from recgym.ope.views import single_steps
 from recgym.ope.weighted_dr import weighted_doubly_robust_terms
 from recgym.ope.weights import cumulative_weights
@@ -51,25 +52,27 @@ def in_memory(
         step: dict[str, Numbers | tuple[Numbers, Numbers]] = {
             "IPS": one_step.ips(ratios, reward),
             "clipped IPS": one_step.ips(one_step.clipped_weights(ratios, LIMIT), reward),
+            "sub-Gaussian IPS": one_step.ips(one_step.sub_gaussian_weights(ratios, MIXING), reward),
             "SNIPS": one_step.self_normalised(ratios, reward),
             "DM": one_step_models.direct_method(v),
             "DR": one_step_models.doubly_robust_terms(ratios, reward, values.q, v),
             "SNDR": one_step_models.self_normalised_doubly_robust(ratios, reward, values.q, v),
             "Switch-DR": one_step_models.switch_doubly_robust(ratios, reward, values.q, v, threshold=LIMIT),
             "DRos": one_step_models.optimistic_doubly_robust(ratios, reward, values.q, v, strength=LIMIT**2),
+            "sub-Gaussian DR": one_step_models.sub_gaussian_doubly_robust(ratios, reward, values.q, v, mixing=MIXING),
         }
         return ratios, np.arange(len(ratios)), user, _pairs(step)
     whole = trajectory_wise(ratios, reward, episode, DISCOUNT)
     capped = np.minimum(cumulative_weights(ratios, episode), LIMIT)
     session: dict[str, Numbers | tuple[Numbers, Numbers]] = {
-        "IS": whole,
-        "PDIS": per_decision(ratios, reward, episode, DISCOUNT),
-        "clipped PDIS": episode_sums(capped * reward, episode, DISCOUNT),
-        "weighted IS": (whole, last_weights(ratios, episode)),
-        "weighted PDIS": weighted_per_decision_terms(ratios, reward, episode, DISCOUNT),
-        "DM": v[start],
+        "trajectory IS": whole,
+        "per-decision IS": per_decision(ratios, reward, episode, DISCOUNT),
+        "clipped per-decision IS": episode_sums(capped * reward, episode, DISCOUNT),
+        "weighted trajectory IS": (whole, last_weights(ratios, episode)),
+        "weighted per-decision IS": weighted_per_decision_terms(ratios, reward, episode, DISCOUNT),
+        "FQE": v[start],
         "DR": doubly_robust(ratios, reward, values, episode, DISCOUNT),
-        "WDR": weighted_doubly_robust_terms(ratios, reward, values, episode, DISCOUNT),
+        "weighted DR": weighted_doubly_robust_terms(ratios, reward, values, episode, DISCOUNT),
     }
     return ratios, episode, user[start], _pairs(session)
 
@@ -89,7 +92,7 @@ def test_chunks_change_nothing(per: str, rows: int, tmp_path: Path) -> None:
     found = table()
     streams = summed(written(found, tmp_path / "log"), per, rows=rows)
     question = Question(per=per, discount=DISCOUNT if per == "session" else 1.0, replicates=50)  # type: ignore[arg-type]
-    known = SESSION if per == "session" else STEP
+    known = by_parts("session" if per == "session" else "step")
     for policy, sums in streams.items():
         ratios, episode, users, terms = in_memory(found, policy, per)
         expected = support(ratios, episode, users)
@@ -101,14 +104,14 @@ def test_chunks_change_nothing(per: str, rows: int, tmp_path: Path) -> None:
             weighed = conclude(name, interval, question, expected, user=users)
             assert estimate.value == pytest.approx(interval.value, rel=1e-12), (policy, name)
             assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high), rel=1e-11)
-            if name != "DM":
+            if not known[name].biased:
                 assert (estimate.verdict, estimate.warnings) == (weighed.verdict, weighed.warnings)
                 assert estimate.sample_size == len(users)
                 assert estimate.effective_sample_size == pytest.approx(weighed.effective_sample_size, rel=1e-12)
 
 
 def terms_need_no_model(name: str) -> bool:
-    return "IS" in name or "IPS" in name
+    return not (STEP | SESSION)[name].models
 
 
 def test_the_direct_method_is_judged_by_single_steps_and_never_better_than_weak(tmp_path: Path) -> None:
@@ -121,11 +124,11 @@ def test_the_direct_method_is_judged_by_single_steps_and_never_better_than_weak(
     )  # fmt: skip
     judged = sums.estimates(Question(discount=DISCOUNT, replicates=20, thresholds=lenient))
     assert {name: one.verdict for name, one in judged.items()} == {
-        name: "weak" if name == "DM" else "supported" for name in SESSION
+        name: "weak" if one.biased else "supported" for name, one in by_parts("session").items()
     }
     asked = Question(discount=DISCOUNT, replicates=20)
     elsewhere = replace(sums, step_support=replace(sums.step_support, effective_sample_size=2.0))
-    assert elsewhere.estimates(asked)["DM"].verdict == "cannot say"
+    assert elsewhere.estimates(asked)["FQE"].verdict == "cannot say"
 
 
 def test_the_front_door_is_the_same_and_a_session_without_user_is_its_own(tmp_path: Path) -> None:
@@ -138,8 +141,8 @@ def test_the_front_door_is_the_same_and_a_session_without_user_is_its_own(tmp_pa
     ratios = (found["p"] / found["propensity"]).to_numpy()
     values = per_decision(ratios, found["reward"].to_numpy(), np.cumsum(start) - 1, 1.0)
     interval = bootstrap_ratio(values, np.ones(120), found["session"].to_numpy()[start], seed=0, replicates=30)
-    assert estimates["it"]["PDIS"].value == pytest.approx(values.mean(), rel=1e-12)
-    assert estimates["it"]["PDIS"].high == pytest.approx(interval.high, rel=1e-12)
+    assert estimates["it"]["per-decision IS"].value == pytest.approx(values.mean(), rel=1e-12)
+    assert estimates["it"]["per-decision IS"].high == pytest.approx(interval.high, rel=1e-12)
 
 
 def test_a_recorded_log_gives_what_its_transitions_give(tmp_path: Path) -> None:
@@ -164,7 +167,11 @@ def test_bags_of_users_keep_the_value_and_the_support(rows: int, tmp_path: Path)
     found = table()
     source = written(found, tmp_path / "log")
     alone, bags = (summed(source, "session", rows=rows, most_users=most)["column"] for most in (1000, 35))
-    assert not alone.bagged and bags.bagged and len(bags.numerators["WDR"]) < 35 < 40 == len(alone.numerators["WDR"])
+    assert (
+        not alone.bagged
+        and bags.bagged
+        and len(bags.numerators["weighted DR"]) < 35 < 40 == len(alone.numerators["weighted DR"])
+    )
     for name, above in bags.numerators.items():
         np.testing.assert_allclose(above.sum(axis=0), alone.numerators[name].sum(axis=0), rtol=1e-12)
         np.testing.assert_allclose(
@@ -172,17 +179,17 @@ def test_bags_of_users_keep_the_value_and_the_support(rows: int, tmp_path: Path)
         )
     first, second = (replace(one.support, mean_ratio_error=0.0) for one in (alone, bags))
     assert asdict(second) == pytest.approx(asdict(first), rel=1e-12)
-    assert bags.estimates(Question(discount=DISCOUNT, replicates=20))["PDIS"].sample_size == 260
+    assert bags.estimates(Question(discount=DISCOUNT, replicates=20))["per-decision IS"].sample_size == 260
 
 
 def test_questions_and_policies_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "log.parquet"
     table(30).write_parquet(file)
     bare = {"it": StepPolicy(probability="p")}
-    with pytest.raises(ValueError, match=r"estimators must be among IPS.*got 'PDIS'"):
-        stream_sums(file, StepColumns(), bare, per="step", estimators=["PDIS"])
-    with pytest.raises(ValueError, match="needs a model"):
-        stream_sums(file, StepColumns(), bare, estimators=["DR"])
+    with pytest.raises(ValueError, match=r"estimators must be among IPS.*got 'per-decision IS'"):
+        stream_sums(file, StepColumns(), bare, per="step", names=["per-decision IS"])
+    with pytest.raises(ValueError, match="give q and v"):
+        stream_sums(file, StepColumns(), bare, names=["DR"])
     with pytest.raises(ValueError, match=r"must be \(30,\), one number a row, got shape \(30, 1\)"):
         wide = StepPolicy(probability=lambda batch: np.ones((len(batch), 1)))
         list(read_steps([file], StepColumns(), {"it": wide}, batch=30))
@@ -200,5 +207,5 @@ def test_without_weight_left_there_is_no_estimate(tmp_path: Path) -> None:
     file = tmp_path / "log.parquet"
     table(60).with_columns(p=pl.lit(0.0)).write_parquet(file)
     found = stream_estimates(file, StepColumns(), {"it": StepPolicy(probability="p")}, Question(replicates=20))["it"]
-    assert found["weighted PDIS"].verdict == found["PDIS"].verdict == "cannot say"
-    assert "no episode has weight left at step 0" in found["weighted PDIS"].warnings[0]
+    assert found["weighted per-decision IS"].verdict == found["per-decision IS"].verdict == "cannot say"
+    assert "no episode has weight left at step 0" in found["weighted per-decision IS"].warnings[0]
