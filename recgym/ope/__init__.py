@@ -1,8 +1,9 @@
 """Off-policy evaluation: what a policy would have earned, estimated from the logs of another.
 
-`Ips`, `Snips`, `DoublyRobust` and `FittedQ` answer one `Question` (per session or per step) with an `Estimate`: value,
-interval over users, effective sample size, and a verdict that says whether the log can answer at all. `OffPolicy` is
-any estimator by its name; `appraise` asks one log about several policies, however they are known (`ColumnTarget`, ...).
+`Ips`, `Snips`, `DoublyRobust`, `FittedQ`, `ModelBased` and `ModelDoublyRobust` answer one `Question` (per session or
+per step) with an `Estimate`: value, interval over users, effective sample size, and a verdict that says whether the log
+can answer at all. `OffPolicy` is any estimator by its name; `appraise` asks one log about several policies, however
+they are known (`ColumnTarget`, ...).
 """
 
 from recgym.ope.appraisal import Appraisal, AppraisalConfig, appraise
@@ -20,7 +21,9 @@ from recgym.ope.intervals import (
     seeds_and_users,
     t_interval,
 )
+from recgym.ope.model_based import ModelBased, ModelDoublyRobust
 from recgym.ope.off_policy import ModelConfig, OffPolicy, evidence_of
+from recgym.ope.resuming import Resume, resume_learned
 from recgym.ope.targets import ColumnTarget, FunctionTarget, PolicyTarget, TableTarget, Target
 from recgym.ope.views import single_steps
 
@@ -35,10 +38,13 @@ __all__ = [
     "FunctionTarget",
     "Interval",
     "Ips",
+    "ModelBased",
     "ModelConfig",
+    "ModelDoublyRobust",
     "OffPolicy",
     "PolicyTarget",
     "Question",
+    "Resume",
     "Snips",
     "Support",
     "TableTarget",
@@ -50,6 +56,7 @@ __all__ = [
     "estimators",
     "evidence_of",
     "paired_bootstrap",
+    "resume_learned",
     "seeds_and_users",
     "single_steps",
     "support",

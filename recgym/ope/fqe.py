@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from recgym.ope.diagnostics import Question, conclude, judge, support, withheld, worse
 from recgym.ope.importance import episode_sums
-from recgym.ope.intervals import bootstrap_mean
+from recgym.ope.intervals import bootstrap_mean, members_and_users
 from recgym.ope.targets import PolicyTarget, Target
-from recgym.ope.views import chunks, first_steps, single_steps
+from recgym.ope.views import chunks, first_steps, resampled, single_steps
 from recgym.ope.weights import SupportError, step_ratios, target_probabilities
 from recgym.types import DoubleArray, Estimate, FloatArray, IntArray, Policy, Transitions
 
@@ -171,8 +171,14 @@ class LoggedTarget:
             yield rows, pi
 
 
-def fit(target: LoggedTarget, config: FitConfig, *, discount: float, seed: int) -> QFunction:
-    """Fit Q by repeated regression on r + discount V(s'), V from the Q of the round before; no global randomness."""
+def fit(
+    target: LoggedTarget, config: FitConfig, *, discount: float, seed: int, rows: IntArray | None = None
+) -> QFunction:
+    """Fit Q by repeated regression on r + discount V(s'), V from the Q of the round before; no global randomness.
+
+    Each gradient step draws among `rows` of the log, with their repetitions; None: among all, once each.
+    """
+    pool = torch.arange(target.logged.num_steps) if rows is None else torch.from_numpy(rows)
     generator = torch.Generator().manual_seed(seed)
     reward = target.logged.reward.astype(np.float64)
     scale = max(float(np.sqrt(np.mean(reward**2))), 1e-8)
@@ -185,8 +191,8 @@ def fit(target: LoggedTarget, config: FitConfig, *, discount: float, seed: int) 
     for _ in range(rounds):
         goal = torch.from_numpy(reward / scale + discount * after).float()  # (T,)
         for _ in range(config.updates):
-            rows = torch.randint(len(reward), (batch,), generator=generator)
-            loss = ((q.taken(target.features[rows], target.action[rows]) - goal[rows]) ** 2).mean()
+            some = pool[torch.randint(len(pool), (batch,), generator=generator)]
+            loss = ((q.taken(target.features[some], target.action[some]) - goal[some]) ** 2).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -206,13 +212,24 @@ def read(q: QFunction, target: LoggedTarget) -> Values:
 class FittedQ:
     """Fitted Q evaluation (the direct method per step): no weights, so no wildness; bias wherever the fit is wrong.
 
-    Its interval holds the spread over users, not the error of the fit; so its verdict is never better than "weak".
+    With one member its interval holds the spread over users, not the error of the fit; with more, each fitted to users
+    drawn anew with replacement, the value is their mean and the interval holds what the fit owes to these users and to
+    its own luck. What the network cannot express is in neither; so its verdict is never better than "weak".
+
+    Source of the bootstrap: Hao et al. (2021), "Bootstrapping fitted Q-evaluation for off-policy inference".
     """
 
     question: Question = field(default_factory=Question)
     """What is asked of the log."""
     fitting: FitConfig = field(default_factory=FitConfig)
     """How Q is fitted."""
+    members: int = 1
+    """Fits, M: 1, to the log as it is; or several, each to as many users drawn from the log's with replacement."""
+
+    def __post_init__(self) -> None:
+        """Refuse an ensemble of nothing."""
+        if self.members < 1:
+            raise ValueError(f"members must be at least 1, got {self.members}")
 
     def estimate(self, logged: Transitions, policy: Policy) -> Estimate:
         """Estimate the policy's value by a fitted Q function, with or without logged propensities.
@@ -223,17 +240,23 @@ class FittedQ:
         asked = self.question
         view = single_steps(logged) if asked.per == "step" else logged
         target = LoggedTarget(view, PolicyTarget(policy=policy, logged=view))
-        values = read(fit(target, self.fitting, discount=asked.discount, seed=asked.seed), target)
-        start = values.v[first_steps(view.episode)]  # (E,)
-        interval = bootstrap_mean(start, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
+        start = self._starts(target)  # (M, E)
         returns = episode_sums(view.reward.astype(np.float64), view.episode, asked.discount)  # (E,)
-        if not _plausible(interval.value, returns):
+        if wild := [value for value in start.mean(axis=1) if not _plausible(value, returns)]:
             reason = (
-                f"the fit diverged: it puts the value at {interval.value:.3g} where logged returns lie in "
+                f"the fit diverged: it puts the value at {wild[0]:.3g} where logged returns lie in "
                 f"[{returns.min():.3g}, {returns.max():.3g}]; lower the discount or the learning rate, or log more"
             )
             return withheld("FQE", reason, asked, sample_size=view.num_episodes)
-        words = ("the interval is the spread over users; the error of the fitted Q is not in it", *cut_words(target))
+        interval = bootstrap_mean(start[0], view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
+        words: tuple[str, ...] = ("the interval is the spread over users; the error of the fitted Q is not in it",)
+        if self.members > 1:
+            interval = members_and_users(start, view.user, level=asked.level)
+            words = (
+                f"the interval is the spread over users and over {self.members} fits to resampled users; "
+                "what the network cannot express is not in it",
+            )
+        words += cut_words(target)
         try:
             ratios = step_ratios(target_probabilities(policy, view), view.propensity)
         except SupportError as reason:
@@ -243,6 +266,16 @@ class FittedQ:
         verdict, doubts = judge(support(ratios, alone.episode, alone.user), asked.thresholds, per="step")
         cap = worse(verdict, "weak")
         return conclude("FQE", interval, asked, None, user=view.user, warnings=words + doubts, cap=cap)
+
+    def _starts(self, target: LoggedTarget) -> DoubleArray:
+        """V at the start of each episode by each member, (M, E)."""
+        asked, episode = self.question, target.logged.episode
+        found = []
+        for number in range(self.members):
+            rows = None if self.members == 1 else resampled(target.logged, seed=asked.seed + number)
+            q = fit(target, self.fitting, discount=asked.discount, seed=asked.seed + number, rows=rows)
+            found.append(read(q, target).v[first_steps(episode)])
+        return np.stack(found)
 
 
 def cut_words(target: LoggedTarget) -> tuple[str, ...]:

@@ -155,6 +155,36 @@ def seeds_and_users(values: Numbers, users: Numbers, *, level: float = 0.95) -> 
     return Interval(value=value, low=value - half, high=value + half, level=level, method=method)
 
 
+def members_and_users(values: Numbers, users: Numbers, *, level: float = 0.95) -> Interval:
+    """Interval for a mean of M bootstrapped fits over episodes: the fits' error and the users' spread, added.
+
+    Each member was fitted on users drawn anew, so the spread s^2 of the members' means stands for the error of one fit
+    on these users; the mean of M has that error once, and its own luck over M. With v_u the variance of the mean over
+    users, V = s^2 (1 + 1/M) + v_u, with Satterthwaite's degrees of freedom and Student's t.
+
+    Args:
+        values: (M, E) what each member says of each episode, M >= 2.
+        users: (E,) who each episode belongs to.
+        level: Nominal coverage, in (0, 1).
+
+    Raises:
+        ValueError: `values` is not (M, E) with two members or more, or there are fewer than two users.
+
+    Source: Efron and Tibshirani (1993), section 6.2 (bootstrap variance); Satterthwaite (1946).
+    """
+    if values.ndim != 2 or len(values) < 2:
+        raise ValueError(f"values must be (M, E): a row for each of at least 2 members, got shape {values.shape}")
+    value, residual = _linearised(values, users, level)  # (M, U), mean 0
+    num_members, num_users = residual.shape
+    v_fit = residual.mean(axis=1).var(ddof=1) * (1 + 1 / num_members)
+    v_user = residual.mean(axis=0).var(ddof=1) / num_users
+    variance = v_fit + v_user
+    spread = v_fit**2 / (num_members - 1) + v_user**2 / (num_users - 1)
+    half = t_quantile(level, variance**2 / spread) * math.sqrt(variance) if variance > 0 else 0.0
+    method = f"{num_members} fits to bootstrapped users and {num_users} users, Satterthwaite t"
+    return Interval(value=value, low=value - half, high=value + half, level=level, method=method)
+
+
 def resamples(num_users: int, *, seed: int, replicates: int) -> Iterator[DoubleArray]:
     """How often each user is drawn in each bootstrap resample, (R, U) in blocks of rows that fit in memory.
 

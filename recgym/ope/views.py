@@ -67,6 +67,14 @@ def take_episodes(logged: Transitions, keep: BoolArray) -> Transitions:
     )
 
 
+def resampled(logged: Transitions, *, seed: int) -> IntArray:
+    """The steps of as many users as there are, drawn with replacement, (T',): one drawn twice has each step twice."""
+    who, index = np.unique(logged.user, return_inverse=True)  # (U,), (E,)
+    drawn = np.random.default_rng(seed).integers(len(who), size=len(who))
+    times = np.bincount(drawn, minlength=len(who))  # (U,)
+    return np.repeat(np.arange(logged.num_steps), times[index[logged.episode]])
+
+
 def user_parts(user: IntArray, parts: int, *, seed: int) -> IntArray:
     """Which of `parts` equal parts of the users each row is in, (n,): by who the users are, not by what they did.
 

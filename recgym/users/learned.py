@@ -26,6 +26,7 @@ from recgym.users.history import History
 from recgym.users.recent import Recent
 from recgym.users.returning import Returning
 from recgym.users.starting import RESET, Begun, EncodedStarts
+from recgym.users.taking_in import take_in
 
 _MOOD, _AWAY, _NEXT = 1, 2, 3
 """Streams under a key's stream of all that is not a step: intercepts, days away, the next session's key."""
@@ -187,21 +188,13 @@ class LearnedUsers:
         topics = self.topics[slates]
         features, seen = self._situation(state, slates, topics)
         shown = self._weights.show(state.cache.state, self._rows[slates], features)
-        depth = state.depth + 1  # 0 belongs to reset
-        draws = uniform_at(state.keys, depth, 1 + slots * kinds)
+        draws = uniform_at(state.keys, state.depth + 1, 1 + slots * kinds)  # 0 belongs to reset
         logits = torch.addcmul(state.effects[:, None, :kinds], shown.logits, self._slope)
         feedback = self._react(logits, draws[:, 1:].view(batch, slots, kinds), seen)  # (B, K, F)
         positive = feedback[:, :, 0] if self._first_is_binary else (feedback[:, :, 0] > 0).to(torch.float32)  # (B, K)
         leaves = draws[:, 0] < self._hazard(shown, feedback, positive, state.effects[:, kinds])
 
-        met = None if self.exposures else positive > 0
-        entering = slates if met is None else slates * met
-        cache, history = state.cache, state.history
-        for item, reaction in zip(entering.unbind(1), feedback.unbind(1), strict=True):
-            cache, _ = self.backbone.advance(cache, item, reaction)
-            history = ring.push(history, item, reaction, gaps=not self.exposures)
-        recent = memory.remember(state.recent, topics, positive, met)
-        new = state._replace(depth=depth, cache=cache, history=history, recent=recent)
+        new = take_in(self, state, slates, feedback, positive)
         gap = self._not_modelled.expand(batch)
         if self.returning is not None and bool(leaves.any()):
             gone = leaves.nonzero()[:, 0]

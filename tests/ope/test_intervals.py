@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recgym.ope import bootstrap_mean, bootstrap_ratio, paired_bootstrap, seeds_and_users, t_interval
-from recgym.ope.intervals import t_quantile
+from recgym.ope.intervals import members_and_users, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,21 @@ def test_ratios_and_errors() -> None:
         t_interval(above, np.zeros(3, np.int64))
     with pytest.raises(ValueError, match="paired outcomes must have one shape"):
         paired_bootstrap(above, below[:2], np.arange(3), seed=0)
+
+
+def test_coverage_over_bootstrapped_members_and_users() -> None:
+    """A fit that errs by 1, members that err by 1 around it, and users that spread: the fit's error is covered."""
+    rng = np.random.default_rng(3)
+    inside = as_seeds = 0
+    users = np.arange(100)
+    for _ in range(500):
+        fits = rng.normal() + rng.normal(size=(5, 1))
+        values = fits + 5 * rng.normal(size=100)
+        found = members_and_users(values, users)
+        inside += found.low <= 0 <= found.high
+        plain = seeds_and_users(values, users)
+        as_seeds += plain.low <= 0 <= plain.high
+    assert 0.92 <= inside / 500 <= 0.98
+    assert as_seeds / 500 < 0.9  # seeds that err independently would be averaged away, the shared error is not
+    with pytest.raises(ValueError, match="at least 2 members"):
+        members_and_users(values[:1], users)
