@@ -1,4 +1,4 @@
-"""What off-policy estimates are worth where the truth is known: coverage, ranking, selection and speed, as tables."""
+"""What off-policy estimates are worth where the truth is known: coverage, ranking, choice, speed, advice."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.bench.ope_coverage import METHODS, VERDICTS, Found, Row, broken, measure, row_of
+from experiments.bench.ope_judge_tables import TITLES, Rows, cells, judged_tables
 from experiments.bench.ope_ranking import SCORES, Ranked, rank
 from experiments.bench.ope_selection import choose, print_chosen
 from experiments.bench.ope_streaming import streamed
 from experiments.bench.ope_terms import BIASED, ONE_STEP, SESSIONS, Estimator, asked, models_of
 from experiments.bench.ope_worlds import Log, long_sessions, settings
 from experiments.bench.timing import machine
-from recgym.ope.intervals import bootstrap_ratio
+from recgym.ope.intervals import Interval, bootstrap_ratio
 from recgym.types import IntArray
 
-Part = Literal["coverage", "ranking", "selection", "speed", "streaming"]
+Part = Literal["coverage", "ranking", "selection", "speed", "judge", "streaming"]
 _NO_BOOTSTRAP = ("marginal",)
 
 
@@ -36,6 +37,8 @@ class OpeBench:
     """Simulated logs of each world and size, for ranking."""
     chosen_logs: int = 100
     """Simulated logs of each world, size and shift, for selection, which takes the first two sizes."""
+    judged_logs: int = 200
+    """Simulated logs of each world and size, whose report's advice A/B tests judge."""
     sizes: tuple[int, ...] = (300, 3_000, 30_000)
     """Sessions (in the bandit, impressions) of a log."""
     parts: tuple[Part, ...] = ("coverage", "ranking", "selection", "speed")
@@ -51,10 +54,10 @@ class OpeBench:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if min(self.logs, self.ranked_logs, self.chosen_logs, self.replicates) < 2:
+        counts = (self.logs, self.ranked_logs, self.chosen_logs, self.judged_logs, self.replicates)
+        if min(counts) < 2:
             raise ValueError(
-                f"logs, ranked_logs, chosen_logs and replicates must be at least 2, got {self.logs}, "
-                f"{self.ranked_logs}, {self.chosen_logs} and {self.replicates}"
+                f"logs, ranked_logs, chosen_logs, judged_logs and replicates must be at least 2, got {counts}"
             )
         if not self.sizes or min(self.sizes) < 30:
             raise ValueError(f"sizes must be at least 30 sessions each, got {self.sizes}")
@@ -97,6 +100,10 @@ class OpeBench:
         if "streaming" in self.parts:
             tables["streaming"] = [row for steps in self.streamed_steps for row in streamed(steps)]
             print_streaming(tables["streaming"])
+        if "judge" in self.parts:
+            judged = judged_tables(self.judged_logs, self.sizes)
+            print_judged(judged)
+            tables["judge"] = [{"table": name, **line} for name, lines in judged.items() for line in lines]
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.out.write_text(json.dumps(_plain(tables), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -149,6 +156,13 @@ def print_ranking(rows: Sequence[Ranked]) -> None:
         for row in rows
     ]  # fmt: skip
     _print(["world", "size", "estimator", "no estimate, %", *SCORES], body)
+
+
+def print_judged(tables: dict[str, Rows]) -> None:
+    """What the report advised, and what became of it."""
+    for name, lines in tables.items():
+        print(f"\n### {TITLES[name]}\n")
+        _print(list(lines[0]), [cells(line) for line in lines])
 
 
 def speed(steps: int, replicates: int = 1000) -> list[dict[str, Any]]:
@@ -219,6 +233,8 @@ def _plain(value: Any) -> Any:
     """The same for JSON, which has no nan: null."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, Interval):
+        return _plain(asdict(value))
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

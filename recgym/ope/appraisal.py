@@ -15,7 +15,14 @@ from recgym.ope.estimators import DEFAULT, Terms, answer, estimators
 from recgym.ope.evidence import Evidence, Per
 from recgym.ope.importance import episode_sums, last_weights
 from recgym.ope.intervals import Interval, t_interval
-from recgym.ope.power import Arms, detectable_difference, standard_error, user_variance, users_needed
+from recgym.ope.power import (
+    Arms,
+    detectable_difference,
+    standard_error,
+    user_variance,
+    users_assured,
+    users_needed,
+)
 from recgym.ope.weights import SupportError
 from recgym.types import DoubleArray, Estimate
 
@@ -56,6 +63,9 @@ class Test:
     """In both arms together, at 80% power and the report's level; 0 where the estimate shows no difference."""
     detectable: float
     """The smallest difference that a test with as many users as the log has would find."""
+    assured: int = 0
+    """Users in both arms together that find it with 80% power even though the estimate is not the truth, its error
+    counted in; 0 where no test is large enough, since the difference itself may not be there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +253,7 @@ def _compared(
     )
     together = simultaneous(values, psi, seed=question.seed, level=question.level, replicates=question.replicates)
     said = step_down(values, psi, level=question.level)
-    variance = user_variance(returns, users)
+    variance, errors = user_variance(returns, users), psi.std(axis=0, ddof=1) / math.sqrt(len(psi))
     number = dict(zip(terms, range(len(terms)), strict=True))
     return [
         report
@@ -252,22 +262,24 @@ def _compared(
             report,
             difference=together[place],
             statement=said[place],
-            test=_test(float(values[place]), variance, len(np.unique(users)), config),
+            test=_test(float(values[place]), float(errors[place]), variance, len(np.unique(users)), config),
         )
         for report in reports
     ]
 
 
-def _test(difference: float, variance: float, num_users: int, config: AppraisalConfig) -> Test | None:
-    """The A/B test for this difference; None where outcomes do not vary, so that no test is needed."""
+def _test(difference: float, error: float, variance: float, num_users: int, config: AppraisalConfig) -> Test | None:
+    """The A/B test for this difference, known up to a standard error; None where outcomes do not vary."""
     if variance <= 0:
         return None
     level = config.question.level
     halves = Arms(control=max(1, num_users // 2), treatment=max(1, num_users - num_users // 2))
-    error = standard_error(halves, variance=variance)
+    spread = standard_error(halves, variance=variance)
     needed = users_needed(difference, variance=variance, power=config.power, level=level).total if difference else 0
+    assured = users_assured(difference, error, variance=variance, power=config.power, level=level)
     return Test(
         difference=difference,
         users=needed,
-        detectable=detectable_difference(error, power=config.power, level=level),
+        detectable=detectable_difference(spread, power=config.power, level=level),
+        assured=assured.total if assured else 0,
     )

@@ -136,6 +136,46 @@ def users_needed(
     return Arms(control=math.ceil(users), treatment=math.ceil(users * ratio))
 
 
+def users_assured(
+    difference: float, error: float, *, variance: float, power: float = 0.8, level: float = 0.95
+) -> Arms | None:
+    """Equal arms that find the difference with the asked power on average over what is not known of it, N(d, s^2).
+
+    U0 = 2 variance x^2 with x = (z |d| + z_power sqrt(d^2 + (z^2 - z_power^2) s^2)) / (d^2 - z_power^2 s^2), where
+    Phi((|d| x - z) / sqrt(1 + s^2 x^2)) = power. With s = 0 it is `users_needed`. A test sized by an estimate as if
+    it were the truth misses its power wherever the estimate is too great, and gains less where it is too small.
+
+    Args:
+        difference: d, as estimated.
+        error: s, the estimate's standard error; 0 where d is known.
+        variance: Of a user's outcome, in both arms.
+        power: Chance of finding it, the estimate's error counted in; from 0.5 on.
+        level: Confidence of the test's two-sided interval.
+
+    Returns:
+        The arms; None where |d| <= z_power s: no test is large enough, since the difference itself may not be there.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: O'Hagan, Stevens and Campbell (2005), "Assurance in clinical trial design", with a normal prior.
+    """
+    _check(difference=difference, level=level)
+    _check_positive("variance", variance)
+    if not (math.isfinite(error) and error >= 0):
+        raise ValueError(f"error must be finite and not negative, got {error}")
+    _reach(power, level)
+    if power < 0.5:
+        raise ValueError(f"power must be at least 0.5, got {power}")
+    z, wanted, size = _NORMAL.inv_cdf((1 + level) / 2), _NORMAL.inv_cdf(power), abs(difference)
+    if size <= wanted * error:
+        return None
+    root = math.sqrt(size**2 + (z**2 - wanted**2) * error**2)
+    x = (z * size + wanted * root) / (size**2 - (wanted * error) ** 2)
+    users = math.ceil(2 * variance * x**2)
+    return Arms(control=users, treatment=users)
+
+
 def always_valid(value: float, error: float, num_users: int, *, planned: int, level: float = 0.95) -> Interval:
     """Value +/- q s that covers at every look at once, however often one looks and whenever one stops.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from recgym.ope.power import (
     standard_error,
     user_correlation,
     user_variance,
+    users_assured,
     users_needed,
 )
 
@@ -167,3 +169,33 @@ def test_a_running_test_stops_early_at_a_large_difference() -> None:
 def test_bad_input_is_named(call: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()  # type: ignore[operator]
+
+
+def test_an_assured_test_has_its_power_on_average_over_the_estimates_error() -> None:
+    node, weight = np.polynomial.hermite_e.hermegauss(80)  # of N(0, 1)
+    for error, power, level in ((0.0, 0.8, 0.95), (0.02, 0.8, 0.95), (0.05, 0.8, 0.9), (0.03, 0.9, 0.99)):
+        arms = users_assured(-0.1, error, variance=1.5, power=power, level=level)
+        assert arms is not None
+        assert arms.control == arms.treatment
+        spread = math.sqrt(2 * 1.5 / arms.control)
+        normal = NormalDist()
+        found = [normal.cdf(true / spread - normal.inv_cdf((1 + level) / 2)) for true in 0.1 + error * node]
+        assert weight @ np.array(found) / weight.sum() == pytest.approx(power, abs=5e-4)
+    assert users_assured(0.1, 0.0, variance=1.0) == users_needed(0.1, variance=1.0)
+
+
+def test_no_test_is_assured_where_the_sign_is_not_known_so_well() -> None:
+    assert users_assured(0.1, 0.1 / Z_POWER, variance=1.0) is None
+    assert users_assured(0.0, 0.0, variance=1.0) is None
+    least = users_assured(0.1, 0.1 / Z_POWER * 0.99, variance=1.0)
+    assert least is not None and least.total > 100 * users_needed(0.1, variance=1.0).total
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"error": -0.1}, "error"), ({"error": math.nan}, "error"), ({"difference": math.inf}, "difference"),
+     ({"variance": 0.0}, "variance"), ({"power": 0.4}, "power"), ({"level": 0.1}, "power")],
+)  # fmt: skip
+def test_assured_sizes_of_nonsense_are_refused(wrong: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        users_assured(**{"difference": 0.1, "error": 0.02, "variance": 1.0, **wrong})
