@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
+from typing import NamedTuple, get_args
 
 import numpy as np
 
-from experiments.bench.ope_terms import Terms, all_terms, asked, estimate, estimators, models_of
-from experiments.bench.ope_worlds import SHIFTS, Setting
+from experiments.bench.ope_terms import BIASED, Terms, all_terms, asked, estimate, estimators, models_of
+from experiments.bench.ope_worlds import SHIFTS, Setting, settings
 from recgym.ope.bounds import NORMAL, empirical_bernstein
-from recgym.ope.diagnostics import Thresholds, Verdict, judge, support
+from recgym.ope.diagnostics import Thresholds, Verdict, judge, support, worse
 from recgym.ope.intervals import resamples, t_quantile
 from recgym.types import BoolArray, DoubleArray
 
@@ -52,26 +52,66 @@ class Found:
     names: tuple[str, ...]
     value: DoubleArray  # (L, K), nan where there is no estimate
     ends: DoubleArray  # (L, K, M, 2), nan where there is no interval
-    verdict: DoubleArray  # (L,) place in `VERDICTS`
+    verdict: DoubleArray  # (L, K) place in `VERDICTS`; estimators that are biased by design are no better than weak
 
 
-def measure(setting: Setting, size: int, logs: int, replicates: int) -> list[Found]:
-    """Draw the logs and answer the target of each shift from every one of them."""
+class Part(NamedTuple):
+    """Some logs of one setting: those of the random numbers `first` .. `last` - 1."""
+
+    setting: int
+    size: int
+    first: int
+    last: int
+    replicates: int
+
+
+def parts_of(sizes: Sequence[int], *, seed: int, logs: int, replicates: int, places: Sequence[int]) -> list[Part]:
+    """The logs of all settings and sizes, split so that processes can share them: at most 50 logs a part."""
+    return [
+        Part(place, size, first, min(first + 50, seed + logs), replicates)
+        for place in places
+        for size in sizes
+        for first in range(seed, seed + logs, 50)
+    ]
+
+
+def measure_part(part: Part) -> list[Found]:
+    """`measure` of one part."""
+    return measure(settings()[part.setting], part.size, part.last - part.first, part.replicates, seed=part.first)
+
+
+def joined(parts: Sequence[list[Found]]) -> list[Found]:
+    """What parts of one setting found, by shift, as if it were one."""
+    return [
+        replace(
+            same[0],
+            value=np.concatenate([found.value for found in same]),
+            ends=np.concatenate([found.ends for found in same]),
+            verdict=np.concatenate([found.verdict for found in same]),
+        )
+        for same in zip(*parts, strict=True)
+    ]
+
+
+def measure(setting: Setting, size: int, logs: int, replicates: int, *, seed: int = 0) -> list[Found]:
+    """Draw the logs and answer the target of each shift from every one of them; log l has seed `seed` + l."""
     names = tuple(estimators(setting))
     shape = (len(SHIFTS), logs, len(names))
     value, ends = np.full(shape, np.nan), np.full((*shape, len(METHODS), 2), np.nan)
-    verdict = np.zeros(shape[:2])
+    verdict = np.zeros(shape)
     for number in range(logs):
-        log = setting.world.draw(setting.logger, size, np.random.default_rng((number, size)))
+        log = setting.world.draw(setting.logger, size, np.random.default_rng((seed + number, size)))
         models = models_of(setting, log)
         found: list[tuple[tuple[int, int, int], Terms | None]] = []
         for place, shift in enumerate(SHIFTS):
             question = asked(setting, log, setting.targets[shift], models)
             found += [((place, number, column), terms) for column, terms in enumerate(all_terms(question).values())]
             judged = judge(support(question.ratios, log.episode, np.arange(size)), Thresholds(), per="session")
-            verdict[place, number] = VERDICTS.index(judged[0])
+            verdict[place, number] = [
+                VERDICTS.index(worse(judged[0], "weak") if name in BIASED else judged[0]) for name in names
+            ]
         known = [(cell, terms) for cell, terms in found if terms is not None]
-        every = intervals([terms for _, terms in known], seed=number, replicates=replicates)
+        every = intervals([terms for _, terms in known], seed=seed + number, replicates=replicates)
         for (cell, terms), both in zip(known, every, strict=True):
             value[cell], ends[cell] = estimate(terms), both
     return [
@@ -126,7 +166,7 @@ def row_of(found: Sequence[Found], column: int) -> Row:
     truth = np.concatenate([np.full(len(part.value), part.truth) for part in found])
     value = np.concatenate([part.value[:, column] for part in found])
     ends = np.concatenate([part.ends[:, column] for part in found])  # (L, M, 2)
-    verdict = np.concatenate([part.verdict for part in found])
+    verdict = np.concatenate([part.verdict[:, column] for part in found])
     groups = [np.ones(len(truth), dtype=np.bool_), *(verdict == place for place in range(len(VERDICTS)))]
     there = [bool(np.isfinite(ends[:, method]).any()) for method in range(len(METHODS))]
     world, size, shift = (" ".join(dict.fromkeys(part.setting[axis] for part in found)) for axis in range(3))

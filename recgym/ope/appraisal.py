@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from recgym.ope.compare import Statement, differences, simultaneous, step_down
-from recgym.ope.diagnostics import Question, Support, support
+from recgym.ope.diagnostics import Question, Support
 from recgym.ope.distribution import weighted_distribution
 from recgym.ope.estimators import DEFAULT, Terms, answer, estimators
 from recgym.ope.evidence import Evidence, Per
@@ -184,7 +184,7 @@ def _appraise(
         estimates=tuple(found.values()),
         difference=None,
         statement=None,
-        support=None if seen.ratios is None else support(seen.ratios, seen.episode, seen.user),
+        support=seen.support,
         returns=None if weights is None or not weights.any() else _returns(weights, returns, config.tail),
         test=None,
         segments=tuple(_segments(seen, returns, chosen, question, segments)),

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recgym.ope.diagnostics import Question, conclude, support, withheld
+from recgym.ope.diagnostics import Question, conclude, read_interval, support, withheld
 from recgym.ope.fqe import FitConfig, LoggedTarget, Values, cut_words, fit, read
 from recgym.ope.importance import episode_sums
-from recgym.ope.intervals import bootstrap_mean
 from recgym.ope.targets import PolicyTarget, Target
 from recgym.ope.views import first_steps, single_steps, take_episodes, user_parts
 from recgym.ope.weights import SupportError, cumulative_weights, step_ratios, target_probabilities
@@ -71,9 +70,7 @@ class DoublyRobust:
             view, target, self.fitting, discount=asked.discount, folds=self.folds, seed=asked.seed
         )
         per_episode = doubly_robust(ratios, view.reward.astype(np.float64), values, view.episode, asked.discount)
-        interval = bootstrap_mean(
-            per_episode, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates
-        )
+        interval = read_interval(asked, per_episode, np.ones(len(per_episode)), view.user)
         found = support(ratios, view.episode, view.user)
         return conclude("DR", interval, asked, found, user=view.user, warnings=words)
 

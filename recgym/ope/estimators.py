@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recgym.ope.diagnostics import Question, Verdict, conclude, judge, support, withheld, worse
+from recgym.ope.diagnostics import Question, Verdict, conclude, judge, read_interval, withheld
 from recgym.ope.doubly_robust import doubly_robust
 from recgym.ope.evidence import Evidence, Per
+from recgym.ope.fqe import plausible
 from recgym.ope.importance import (
     episode_sums,
     last_weights,
@@ -18,7 +19,6 @@ from recgym.ope.importance import (
     trajectory_wise,
     weighted_per_decision_terms,
 )
-from recgym.ope.intervals import bootstrap_ratio
 from recgym.ope.one_step import clipped_weights, ips, sub_gaussian_weights
 from recgym.ope.one_step_models import (
     doubly_robust_terms,
@@ -92,19 +92,26 @@ def answer(formula: Formula, evidence: Evidence, question: Question, *, terms: T
         check_weight_left(made.below)
     except SupportError as reason:
         return withheld(formula.name, str(reason), question, sample_size=len(evidence.user))
-    interval = bootstrap_ratio(
-        made.above, made.below, evidence.user, seed=question.seed, level=question.level, replicates=question.replicates
-    )
-    words = evidence.words
-    cap: Verdict = "weak" if formula.biased else "supported"
-    found = None if evidence.ratios is None else support(evidence.ratios, evidence.episode, evidence.user)
-    if found is None or formula.weighs:
-        return conclude(formula.name, interval, question, found, user=evidence.user, warnings=words, cap=cap)
-    verdict, doubts = judge(found, question.thresholds, per=evidence.per)
-    note = "the interval is the spread over users; the model's own error is not in it"
+    interval = read_interval(question, made.above, made.below, evidence.user)
+    if formula.weighs:
+        return conclude(
+            formula.name, interval, question, evidence.support, user=evidence.user, warnings=evidence.words,
+            biased=formula.biased,
+        )  # fmt: skip
+    returns = episode_sums(evidence.reward, evidence.episode, evidence.discount)  # (E,)
+    if not plausible(interval.value, returns):
+        diverged = (
+            f"the model puts the value at {interval.value:.3g} where logged returns lie in "
+            f"[{returns.min():.3g}, {returns.max():.3g}]: its fit diverged; log more, or lower the learning rate"
+        )
+        return withheld(formula.name, diverged, question, sample_size=len(evidence.user))
+    verdict: Verdict = "supported"
+    doubts: tuple[str, ...] = ("support cannot be checked: " + evidence.no_ratios,)
+    if evidence.step_support is not None:
+        verdict, doubts = judge(evidence.step_support, question.thresholds, per="step")
     return conclude(
-        formula.name, interval, question, None, user=evidence.user, warnings=(note, *words, *doubts),
-        cap=worse(verdict, "weak"),
+        formula.name, interval, question, None, user=evidence.user, warnings=(*evidence.words, *doubts), cap=verdict,
+        biased=True,
     )  # fmt: skip
 
 

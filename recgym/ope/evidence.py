@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from recgym.ope.fqe import Values
+from recgym.ope.tails import Support, support
 from recgym.ope.views import first_steps, single_steps
 from recgym.ope.weights import SupportError, step_ratios
 from recgym.types import BoolArray, DoubleArray, IntArray, Transitions
@@ -41,6 +43,18 @@ class Evidence:
     def start(self) -> IntArray:
         """(E,) first step of each episode."""
         return first_steps(self.episode)
+
+    @cached_property
+    def support(self) -> Support | None:
+        """How far the weights of whole episodes are covered; None without ratios."""
+        return None if self.ratios is None else support(self.ratios, self.episode, self.user)
+
+    @cached_property
+    def step_support(self) -> Support | None:
+        """The same of single steps, which is what a model extrapolates over."""
+        if self.ratios is None:
+            return None
+        return support(self.ratios, np.arange(len(self.ratios)), self.user[self.episode])
 
     @property
     def weights(self) -> DoubleArray:

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recgym.ope.diagnostics import Question, conclude, judge, support, withheld, worse
+from recgym.ope.diagnostics import Question, conclude, judge, read_interval, support, withheld
 from recgym.ope.importance import episode_sums
-from recgym.ope.intervals import bootstrap_mean, members_and_users
+from recgym.ope.intervals import members_and_users
 from recgym.ope.targets import PolicyTarget, Target
 from recgym.ope.views import chunks, first_steps, resampled, single_steps
 from recgym.ope.weights import SupportError, step_ratios, target_probabilities
@@ -242,30 +242,28 @@ class FittedQ:
         target = LoggedTarget(view, PolicyTarget(policy=policy, logged=view))
         start = self._starts(target)  # (M, E)
         returns = episode_sums(view.reward.astype(np.float64), view.episode, asked.discount)  # (E,)
-        if wild := [value for value in start.mean(axis=1) if not _plausible(value, returns)]:
+        if wild := [value for value in start.mean(axis=1) if not plausible(value, returns)]:
             reason = (
                 f"the fit diverged: it puts the value at {wild[0]:.3g} where logged returns lie in "
                 f"[{returns.min():.3g}, {returns.max():.3g}]; lower the discount or the learning rate, or log more"
             )
             return withheld("FQE", reason, asked, sample_size=view.num_episodes)
-        interval = bootstrap_mean(start[0], view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
-        words: tuple[str, ...] = ("the interval is the spread over users; the error of the fitted Q is not in it",)
+        interval = read_interval(asked, start[0], np.ones(start.shape[1]), view.user)
+        words = cut_words(target)
         if self.members > 1:
             interval = members_and_users(start, view.user, level=asked.level)
-            words = (
+            words += (
                 f"the interval is the spread over users and over {self.members} fits to resampled users; "
                 "what the network cannot express is not in it",
             )
-        words += cut_words(target)
         try:
             ratios = step_ratios(target_probabilities(policy, view), view.propensity)
         except SupportError as reason:
             words += (f"support cannot be checked: {reason}",)
-            return conclude("FQE", interval, asked, None, user=view.user, warnings=words, cap="weak")
+            return conclude("FQE", interval, asked, None, user=view.user, warnings=words, biased=True)
         alone = single_steps(view)  # the fit extrapolates step by step, so support is a matter of single steps
         verdict, doubts = judge(support(ratios, alone.episode, alone.user), asked.thresholds, per="step")
-        cap = worse(verdict, "weak")
-        return conclude("FQE", interval, asked, None, user=view.user, warnings=words + doubts, cap=cap)
+        return conclude("FQE", interval, asked, None, user=view.user, warnings=words + doubts, cap=verdict, biased=True)
 
     def _starts(self, target: LoggedTarget) -> DoubleArray:
         """V at the start of each episode by each member, (M, E)."""
@@ -288,7 +286,7 @@ def cut_words(target: LoggedTarget) -> tuple[str, ...]:
     )
 
 
-def _plausible(value: float, returns: DoubleArray) -> bool:
+def plausible(value: float, returns: DoubleArray) -> bool:
     """Whether a mean lies within the logged returns, stretched by their range on either side."""
     low, high = float(returns.min()), float(returns.max())
     margin = max(high - low, abs(high), abs(low), 1e-6)

@@ -7,8 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from recgym.ope.diagnostics import Question, conclude, support, withheld
-from recgym.ope.intervals import bootstrap_mean, bootstrap_ratio
+from recgym.ope.diagnostics import Question, conclude, read_interval, support, withheld
 from recgym.ope.views import first_steps, single_steps
 from recgym.ope.weights import SupportError, cumulative_weights, step_ratios, target_probabilities
 from recgym.types import DoubleArray, Estimate, IntArray, Policy, Transitions
@@ -102,7 +101,7 @@ class Ips:
             return withheld("IPS", str(reason), asked, sample_size=view.num_episodes)
         returns = per_decision if self.weighting == "per-decision" else trajectory_wise
         values = returns(ratios, view.reward.astype(np.float64), view.episode, asked.discount)
-        interval = bootstrap_mean(values, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
+        interval = read_interval(asked, values, np.ones(len(values)), view.user)
         found = support(ratios, view.episode, view.user)
         return conclude("IPS", interval, asked, found, user=view.user, warnings=cut_warning(view))
 
@@ -141,9 +140,7 @@ class Snips:
         else:
             above = trajectory_wise(ratios, reward, view.episode, asked.discount)
             below = last_weights(ratios, view.episode)
-        interval = bootstrap_ratio(
-            above, below, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates
-        )
+        interval = read_interval(asked, above, below, view.user)
         found = support(ratios, view.episode, view.user)
         return conclude("SNIPS", interval, asked, found, user=view.user, warnings=cut_warning(view))
 

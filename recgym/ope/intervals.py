@@ -114,6 +114,39 @@ def t_interval(values: Numbers, users: Numbers, *, level: float = 0.95) -> Inter
     return Interval(value=value, low=value - half, high=value + half, level=level, method=method)
 
 
+def t_ratio(numerator: Numbers, denominator: Numbers, users: Numbers, *, level: float = 0.95) -> Interval:
+    """Student interval over users for sum_h [sum_e numerator_eh / sum_e denominator_eh], linearised (delta method).
+
+    With R_h the ratios, A and B the sums over users, user u adds z_u = U sum_h (a_uh - R_h b_uh) / B_h, and the half
+    width is t sqrt(var(z) / U) with U - 1 degrees of freedom. For means it is `t_interval`; with one user, whose error
+    nothing bounds, the ends are nan.
+
+    Args:
+        numerator: (E,) or (E, H).
+        denominator: The same shape. A column that sums to 0 makes the value and its interval nan.
+        users: (E,) who each episode belongs to.
+        level: Nominal coverage, in (0, 1).
+
+    Raises:
+        ValueError: The shapes disagree, or there is no episode.
+
+    Source: Cochran (1977), "Sampling techniques", chapter 6 and section 9A.3 (ratios).
+    """
+    _check(numerator, users, level)
+    if denominator.shape != numerator.shape:
+        raise ValueError(f"numerator and denominator must have one shape, got {numerator.shape}, {denominator.shape}")
+    above, below = (_per_user(part.reshape(len(users), -1), users) for part in (numerator, denominator))  # (U, H)
+    num_users, total = len(above), below.sum(axis=0)
+    total = np.where(total == 0, np.nan, total)
+    ratio = above.sum(axis=0) / total  # (H,)
+    part = num_users * ((above - ratio * below) / total).sum(axis=1)  # (U,)
+    value, half = float(ratio.sum()), math.nan
+    if num_users > 1:
+        half = t_quantile(level, num_users - 1) * float(part.std(ddof=1)) / math.sqrt(num_users)
+    method = f"t interval over {num_users} users"
+    return Interval(value=value, low=value - half, high=value + half, level=level, method=method)
+
+
 def seeds_and_users(values: Numbers, users: Numbers, *, level: float = 0.95) -> Interval:
     """Interval for a mean (or paired difference) over training seeds and users, both taken as random.
 

@@ -1,15 +1,13 @@
-"""What is kept of a log that goes by: sums by user, or by bag of users, and the weights that support is judged by."""
+"""What is kept of a log that goes by: sums by user, or by bag of users."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from recgym.ope.diagnostics import Support
 from recgym.types import DoubleArray, IntArray
 
 
@@ -91,42 +89,3 @@ class Table:
             return sums
         last = sums[:, -1:] if self.held and sums.shape[1] else np.zeros((len(sums), 1))
         return np.hstack([sums, np.repeat(last, new, axis=1)])
-
-
-class Weights:
-    """Weights that go by: their sum and sum of squares, how many are 0, and the heaviest of them."""
-
-    def __init__(self, heaviest: int) -> None:
-        """Keep the `heaviest`: 1% of all rows is enough for the heaviest 1% of their sessions, exactly."""
-        self.keep, self.heaviest = heaviest, np.empty(0)
-        self.total = self.squares = 0.0
-        self.count = self.zeros = 0
-
-    def add(self, weight: DoubleArray) -> None:
-        """Add weights (E,)."""
-        self.total += float(weight.sum())
-        self.squares += float((weight**2).sum())
-        self.count += len(weight)
-        self.zeros += int((weight == 0).sum())
-        if len(self.heaviest) == self.keep:
-            weight = weight[weight > self.heaviest.min()]
-        every = np.concatenate([self.heaviest, weight])
-        self.heaviest = np.partition(every, -self.keep)[-self.keep :] if len(every) > self.keep else every
-
-    def support(self, ratios: DoubleArray, steps: DoubleArray) -> Support:
-        """As `diagnostics.support` of all of them, from each user's sum of step ratios (U,) and steps (U,)."""
-        ordered = np.sort(self.heaviest)[::-1]
-        top = ordered[: max(1, self.count // 100)]
-        mean = float(ratios.sum() / steps.sum())
-        known = self.total > 0
-        return Support(
-            effective_sample_size=self.total**2 / self.squares if known else 0.0,
-            largest_share=float(ordered[0]) / self.total if known else math.nan,
-            top_percent_share=float(top.sum()) / self.total if known else math.nan,
-            largest_weight=float(ordered[0]),
-            zero_share=self.zeros / self.count,
-            mean_ratio=mean,
-            mean_ratio_error=float(np.sqrt(((ratios - mean * steps) ** 2).sum()) / steps.sum()),
-            unsupported=max(0.0, 1.0 - mean),
-            num_episodes=self.count,
-        )

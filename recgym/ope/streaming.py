@@ -19,14 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from recgym.ope.diagnostics import Question, Support, conclude_counts, judge, withheld, worse
+from recgym.ope.diagnostics import Question, Support, conclude_counts, judge, read_interval, withheld
 from recgym.ope.estimators import Formula, by_parts
 from recgym.ope.evidence import Evidence, Per
-from recgym.ope.importance import last_weights
-from recgym.ope.intervals import bootstrap_ratio
 from recgym.ope.rows import check_weight_left
-from recgym.ope.running_sums import Rows, Table, Weights, sort_rows
+from recgym.ope.running_sums import Rows, Table, sort_rows
 from recgym.ope.step_files import Chunk, StepColumns, StepPolicy, count_rows, read_steps, step_files
+from recgym.ope.tails import Weights
 from recgym.ope.weights import SupportError
 from recgym.types import DoubleArray, Estimate, IntArray
 
@@ -66,21 +65,17 @@ class UserSums:
         except SupportError as reason:
             return withheld(name, str(reason), asked, sample_size=self.support.num_episodes)
         users = len(above)
-        interval = bootstrap_ratio(
-            above, below, np.arange(users), seed=asked.seed, level=asked.level, replicates=asked.replicates
-        )
+        interval = read_interval(asked, above, below, np.arange(users))
         episodes, formula = self.support.num_episodes, by_parts(asked.per)[name]
         if formula.weighs:
             return conclude_counts(
-                name, interval, asked, self.support, num_episodes=episodes, num_users=users,
-                cap="weak" if formula.biased else "supported",
-            )  # fmt: skip
+                name, interval, asked, self.support, num_episodes=episodes, num_users=users, biased=formula.biased
+            )
         verdict, doubts = judge(self.step_support, asked.thresholds, per="step")
-        words = ("the interval is the spread over users; the model's own error is not in it", *doubts)
-        cap = worse(verdict, "weak")
         return conclude_counts(
-            name, interval, asked, None, num_episodes=episodes, num_users=users, warnings=words, cap=cap
-        )
+            name, interval, asked, None, num_episodes=episodes, num_users=users, warnings=doubts, cap=verdict,
+            biased=True,
+        )  # fmt: skip
 
 
 def stream_estimates(
@@ -139,7 +134,7 @@ def stream_sums(
     if wrong:
         raise ValueError(f"estimators must be among {', '.join(known)} (per {per}), got {wrong[0]!r}")
     files = step_files(source)
-    heaviest = max(1, count_rows(files, columns, policies) // 100)
+    heaviest = Weights.enough(count_rows(files, columns, policies))
     place = Rows(most_users)
     totals = {
         policy: _Policy(
@@ -175,11 +170,11 @@ class _Policy:
         sessions = sort_rows(row)
         self.ratios.add(np.bincount(episode, weights=ratios).astype(np.float64), sessions)
         self.steps.add(np.bincount(episode).astype(np.float64), sessions)
-        self.step_weights.add(ratios)
+        self.step_weights.add(ratios, np.arange(len(ratios)))
         if self.per == "step":
             row, episode = row[episode], np.arange(len(episode))
         by = sort_rows(row)
-        self.weights.add(last_weights(ratios, episode))
+        self.weights.add(ratios, episode)
         self.units.add(np.ones(len(row)), by)
         seen = Evidence(
             policy=policy, per=self.per, reward=chunk.reward, episode=episode, user=np.arange(len(row)), ratios=ratios,

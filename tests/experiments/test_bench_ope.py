@@ -13,9 +13,25 @@ import pytest
 
 from experiments.bench import Bench
 from experiments.bench.ope import OpeBench, Part
-from experiments.bench.ope_coverage import METHODS, VERDICTS, Found, broken, covered, intervals, row_of
+from experiments.bench.ope_coverage import (
+    METHODS,
+    VERDICTS,
+    Found,
+    broken,
+    covered,
+    intervals,
+    joined,
+    measure,
+    measure_part,
+    parts_of,
+    row_of,
+)
+from experiments.bench.ope_coverage import (
+    Part as CoveragePart,
+)
 from experiments.bench.ope_ranking import HABIT, ndcg, regret, sharpe_ratio, spearman
 from experiments.bench.ope_terms import (
+    BIASED,
     ONE_STEP,
     SESSIONS,
     Asked,
@@ -28,7 +44,7 @@ from experiments.bench.ope_terms import (
 )  # fmt: skip
 from experiments.bench.ope_worlds import Log, Setting, settings
 from recgym.ope.bounds import bca_ratio
-from recgym.ope.intervals import bootstrap_ratio, t_interval
+from recgym.ope.intervals import bootstrap_ratio, t_ratio
 
 SETTINGS = {setting.name: setting for setting in settings()}
 EVERY = pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
@@ -99,9 +115,8 @@ def test_intervals_are_those_of_the_library(setting: Setting) -> None:
         plain = bootstrap_ratio(terms.above, below, users, seed=5, replicates=60)
         skewed = bca_ratio(terms.above, below, users, seed=5, replicates=60)
         assert row[:2].ravel() == pytest.approx([plain.low, plain.high, skewed.low, skewed.high], rel=1e-9)
-        if terms.below is None:
-            student = t_interval(terms.above[:, 0], users)
-            assert row[2] == pytest.approx([student.low, student.high], rel=1e-9)
+        student = t_ratio(terms.above, below, users)
+        assert row[2] == pytest.approx([student.low, student.high], rel=1e-9)
         assert np.isfinite(row[3]).all() == (terms.reach is not None)
 
 
@@ -162,7 +177,7 @@ def test_rows_split_coverage_by_verdict() -> None:
     ends[:, 0, 0] = [[1, 3], [3, 4], [0, 1], [2, 5]]
     found = Found(
         setting=("w", "4", "mild"), truth=2.0, names=("IPS",), value=np.array([[2.0], [3.0], [1.0], [np.nan]]),
-        ends=ends, verdict=np.array([0.0, 0.0, 1.0, 2.0]),
+        ends=ends, verdict=np.array([[0.0], [0.0], [1.0], [2.0]]),
     )  # fmt: skip
     row = row_of([found], 0)
     assert VERDICTS == ("supported", "weak", "cannot say")
@@ -174,6 +189,28 @@ def test_rows_split_coverage_by_verdict() -> None:
     assert (twice.logs, twice.cover[0], twice.shift) == (8, (0.25, 0.25, 0.0, 0.5), "mild severe")
 
 
+@EVERY
+def test_logs_can_be_shared_by_processes(setting: Setting) -> None:
+    """The parts of a setting, in any order of work, joined: the same numbers as all logs at once."""
+    place = list(SETTINGS).index(setting.name)
+    parts = [CoveragePart(place, 300, first, last, 10) for first, last in ((7, 8), (8, 10))]
+    shared = joined([measure_part(part) for part in parts])
+    for one, other in zip(shared, measure(setting, 300, 3, 10, seed=7), strict=True):
+        assert one.setting == other.setting
+        np.testing.assert_array_equal(one.value, other.value)
+        np.testing.assert_array_equal(one.ends, other.ends)
+        np.testing.assert_array_equal(one.verdict, other.verdict)
+        supported = [name for column, name in enumerate(one.names) if (one.verdict[:, column] == 0).any()]
+        assert not set(supported) & set(BIASED)
+        assert supported or one.setting[2] != "mild"
+
+
+def test_parts_are_all_logs_once() -> None:
+    parts = parts_of((30, 60), seed=5, logs=120, replicates=9, places=(0, 2))
+    seen = [(part.setting, part.size, number) for part in parts for number in range(part.first, part.last)]
+    assert sorted(seen) == sorted(product((0, 2), (30, 60), range(5, 125)))
+
+
 def test_a_promise_is_broken_where_supported_logs_are_covered_too_seldom_for_luck() -> None:
     """400 logs, half of them supported: 90% of 200 has an error of 2.1%, 80% is too little."""
     ends = np.full((400, 2, len(METHODS), 2), np.nan)
@@ -181,7 +218,7 @@ def test_a_promise_is_broken_where_supported_logs_are_covered_too_seldom_for_luc
     ends[:20, 0, 0] = ends[:40, 1, 0] = [3, 4]
     found = Found(
         setting=("w", "400", "mild"), truth=2.0, names=("IPS", "SNIPS"), value=np.full((400, 2), 2.0), ends=ends,
-        verdict=np.repeat([0.0, 1.0], 200),
+        verdict=np.repeat([[0.0, 0.0], [1.0, 1.0]], 200, axis=0),
     )  # fmt: skip
     rows = [row_of([found], column) for column in range(2)]
     assert [row.cover[0][1] for row in rows] == [0.9, 0.8]
@@ -221,11 +258,20 @@ def test_a_tiny_run_prints_and_writes_every_estimator(tmp_path: Path, capsys: py
         for part in ("promise", "coverage", "ranking", "speed"):
             assert any(row["estimator"] == name for row in tables[part]), (part, name)
     assert sum(row["estimator"] == HABIT for row in tables["ranking"]) == 3
-    assert len(tables["coverage"]) == 3 * (len(ONE_STEP) + len(SESSIONS))
+    assert len(tables["coverage"]) == 3 * (len(ONE_STEP) + 2 * len(SESSIONS))
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"logs": 1}, {"sizes": ()}, {"sizes": (300, 5)}, {"steps": 9_999}, {"replicates": 1}]
+    "wrong",
+    [
+        {"logs": 1},
+        {"sizes": ()},
+        {"sizes": (300, 5)},
+        {"steps": 9_999},
+        {"replicates": 1},
+        {"processes": 0},
+        {"seed": -1},
+    ],
 )
 def test_sizes_that_measure_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

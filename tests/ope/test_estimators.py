@@ -46,7 +46,10 @@ def test_the_interval_holds_the_truth(kind: str, question: Question) -> None:
     assert abs(found.value - truth) < 4 * spread, (found.value, truth)
     assert found.sample_size == (4000 if question.per == "session" else log(4000, seed=5).num_steps)
     assert found.low < found.value < found.high
-    assert found.verdict == ("weak" if kind == "fqe" else "supported") or kind == "trajectory"
+    if question.per == "step" or kind == "fqe":
+        assert found.verdict == ("weak" if kind == "fqe" else "supported")
+    else:  # 0.7 E[rho^2] > 1, so the variance of a session's weight is infinite, and no log can show it
+        assert found.verdict != "supported"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recgym.ope import bootstrap_mean, bootstrap_ratio, paired_bootstrap, seeds_and_users, t_interval
-from recgym.ope.intervals import members_and_users, t_quantile
+from recgym.ope.intervals import members_and_users, t_quantile, t_ratio
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,23 @@ def test_the_t_interval_is_the_textbooks() -> None:
     assert found.value == pytest.approx(3.5)
     assert found.low == pytest.approx(3.5 - half, rel=1e-4)
     assert found.high == pytest.approx(3.5 + half, rel=1e-4)
+
+
+def test_the_t_interval_of_ratios_is_their_linearisation() -> None:
+    """Two ratios, 9 / 4 and 6 / 3; users 0 and 1 have one episode, user 2 two."""
+    above, below = np.array([[1.0, 1], [2, 2], [5, 2], [1, 1]]), np.array([[1.0, 1], [2, 1], [0, 0.5], [1, 0.5]])
+    part = np.array([(1 - 9 / 4) / 4 + (1 - 2) / 3, (2 - 9 / 2) / 4 + (2 - 2) / 3, (6 - 9 / 4) / 4 + (3 - 2) / 3])
+    half = 4.302652729911275 * np.sqrt(3 * (part**2).sum() / 2)  # part has mean 0; t of 2 degrees of freedom
+    found = t_ratio(above, below, np.array([0, 1, 2, 2]))
+    assert (found.value, found.low, found.high) == pytest.approx((4.25, 4.25 - half, 4.25 + half), rel=1e-6)
+    plain, ratio = (
+        t_interval(above[:, 0], np.array([0, 1, 2, 2])),
+        t_ratio(above[:, 0], np.ones(4), np.array([0, 1, 2, 2])),
+    )
+    assert (ratio.low, ratio.high) == pytest.approx((plain.low, plain.high), rel=1e-12)
+    alone = t_ratio(above, below, np.zeros(4, np.int64))
+    assert alone.value == pytest.approx(4.25) and np.isnan([alone.low, alone.high]).all()
+    assert np.isnan(t_ratio(above, np.zeros((4, 2)), np.arange(4)).low)
 
 
 @pytest.mark.parametrize("method", [t_interval, lambda v, u: bootstrap_mean(v, u, seed=0, replicates=300)])

@@ -27,7 +27,7 @@ def test_every_name_answers_near_the_truth(per: str, name: str) -> None:
     found = OffPolicy(estimator=name, question=question, models=MODELS).estimate(LOG, TARGET)
     truth = step_value(TARGET) if per == "step" else value(TARGET)
     if name == "clipped per-decision IS":
-        assert found.value < truth and found.verdict == "weak"  # rewards are positive
+        assert found.value < truth and found.verdict == "cannot say"  # rewards are positive
     else:
         assert abs(found.value - truth) < max(0.06 * truth, found.high - found.low)
     assert found.estimator == name and found.low <= found.value <= found.high

@@ -91,7 +91,7 @@ def summed(source: Path, per: str, **settings: object) -> dict[str, UserSums]:
 def test_chunks_change_nothing(per: str, rows: int, tmp_path: Path) -> None:
     found = table()
     streams = summed(written(found, tmp_path / "log"), per, rows=rows)
-    question = Question(per=per, discount=DISCOUNT if per == "session" else 1.0, replicates=50)  # type: ignore[arg-type]
+    question = Question(per=per, discount=DISCOUNT if per == "session" else 1.0, interval="percentile", replicates=50)  # type: ignore[arg-type]
     known = by_parts("session" if per == "session" else "step")
     for policy, sums in streams.items():
         ratios, episode, users, terms = in_memory(found, policy, per)
@@ -136,7 +136,7 @@ def test_the_front_door_is_the_same_and_a_session_without_user_is_its_own(tmp_pa
     file = tmp_path / "log.parquet"
     found.write_parquet(file)
     policies = {"it": StepPolicy(probability="p")}
-    estimates = stream_estimates(file, StepColumns(), policies, Question(replicates=30))
+    estimates = stream_estimates(file, StepColumns(), policies, Question(interval="percentile", replicates=30))
     start = np.append(True, (found["session"][1:] != found["session"][:-1]).to_numpy())
     ratios = (found["p"] / found["propensity"]).to_numpy()
     values = per_decision(ratios, found["reward"].to_numpy(), np.cumsum(start) - 1, 1.0)
@@ -154,7 +154,9 @@ def test_a_recorded_log_gives_what_its_transitions_give(tmp_path: Path) -> None:
     ).write_parquet(file)
     columns = StepColumns(user="user", propensity="p")
     policies = {"logger": StepPolicy(probability="p")}
-    found = stream_estimates(file, columns, policies, Question(per="step", replicates=30))["logger"]["SNIPS"]
+    found = stream_estimates(file, columns, policies, Question(per="step", interval="percentile", replicates=30))[
+        "logger"
+    ]["SNIPS"]
     view = single_steps(real)
     interval = bootstrap_ratio(
         view.reward.astype(np.float64), np.ones(view.num_steps), view.user, seed=0, replicates=30
