@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments import trust
+from experiments import ope_report, trust
 from experiments.audit import read_audit
 from experiments.lives import MEASURES, read_lives
 from experiments.lives import table as lives_table
+from experiments.ope_report import LogReport
 from experiments.plots import ladder_plot, plots, to_svg
 from experiments.runs import Run
 from experiments.scorecard import Number, Row, Scorecard, read_scorecard
@@ -25,13 +27,20 @@ Table = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write report.html from the scorecard of a run folder."""
+    """Write report.html from the scorecard of a run folder; or, with --logs, judge policies on logs alone."""
 
     out: Path
-    """Run folder."""
+    """Run folder; with --logs, the folder to write into."""
+    alone: Annotated[LogReport, tyro.conf.arg(name="")] = field(default_factory=LogReport)
+    """What to ask of logs alone."""
 
     def __call__(self) -> None:
         """Run the stage."""
+        if self.alone.logs is not None:
+            print(f"report: {ope_report.write_report(self.alone, self.out).resolve()}")
+            return
+        if self.alone.policies:
+            raise ValueError("--policies are judged on a log: give it by --logs")
         print(f"report: {write_report(Run(self.out)).resolve()}")
 
 
@@ -187,8 +196,8 @@ def tables(card: Scorecard) -> list[Table]:
         ],
     }  # fmt: skip
     found = [reward, ranking, sampled, exposure]
-    for title, field in (("a whole session", "ope"), ("one impression", "ope_per_step")):
-        lines = [_estimate(row, one) for row in rows for one in getattr(row, field)]
+    for title, part in (("a whole session", "ope"), ("one impression", "ope_per_step")):
+        lines = [_estimate(row, one) for row in rows for one in getattr(row, part)]
         if lines:
             found.append(
                 {
