@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from recgym.env.session import Sessions
-from recgym.ope.diagnostics import Question, Verdict, conclude, judge, support, withheld, worse
+from recgym.ope.diagnostics import Question, Verdict, conclude, judge, read_interval, support, withheld, worse
 from recgym.ope.doubly_robust import doubly_robust
 from recgym.ope.importance import cut_warning, per_decision
-from recgym.ope.intervals import Interval, bootstrap_mean
+from recgym.ope.intervals import Interval
 from recgym.ope.model_rollouts import following, fresh_values, rollout_values, start_values
 from recgym.ope.resuming import Resume, resume_learned
 from recgym.ope.views import first_steps, single_steps
@@ -57,7 +57,7 @@ class ModelBased:
         _check_log(self.sessions, logged)
         view = single_steps(logged) if asked.per == "step" else logged
         values, user = self._values(logged, view, policy)
-        interval = bootstrap_mean(values, user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
+        interval = read_interval(asked, values, np.ones(len(values)), user)
         interval, cap, words = _weigh(interval, view, policy, asked)
         return conclude("model", interval, asked, None, user=view.user, warnings=words, cap=cap)
 
@@ -123,7 +123,7 @@ class ModelDoublyRobust:
         )  # fmt: skip
         values = values._replace(v_next=following(values.v, view.episode))
         terms = doubly_robust(ratios, view.reward.astype(np.float64), values, view.episode, asked.discount)
-        interval = bootstrap_mean(terms, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
+        interval = read_interval(asked, terms, np.ones(len(terms)), view.user)
         found = support(ratios, view.episode, view.user)
         words = (*cut_warning(view), "unbiased only if the simulated users were not learned from these sessions")
         return conclude("model DR", interval, asked, found, user=view.user, warnings=words)
@@ -145,7 +145,7 @@ def _weigh(
     if worse(steps, whole) != "supported":
         return interval, worse(steps, "weak"), (_OWN_ERROR, *(doubts or reasons))
     terms = per_decision(ratios, view.reward.astype(np.float64), view.episode, asked.discount)
-    own = bootstrap_mean(terms, view.user, seed=asked.seed, level=asked.level, replicates=asked.replicates)
+    own = read_interval(asked, terms, np.ones(len(terms)), view.user)
     says = f"importance sampling says {own.value:.3g} [{own.low:.3g}, {own.high:.3g}]"
     if not own.low <= interval.value <= own.high:
         against = f"the log contradicts the simulated users' {interval.value:.3g}: {says}; use the doubly robust value"

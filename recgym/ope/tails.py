@@ -199,7 +199,9 @@ def tail_index(weights: DoubleArray, count: int | None = None) -> float:
     quarter = above[int(count / 4 + 0.5) - 1]
     theta = 1 + (1 - np.sqrt(grid / (np.arange(grid) + 0.5))) / (3 * quarter)  # (G,) candidates of -k / scale
     shape = np.log1p(-theta[:, None] * above).mean(axis=1)  # (G,) k of each
-    profile = count * (np.log(-theta / shape) - shape - 1)
+    scale = np.full(len(theta), float(above.mean()))  # of a tail without k, where theta is 0
+    np.divide(shape, -theta, out=scale, where=np.abs(theta) > 1e-9)
+    profile = -count * (np.log(scale) + shape + 1)
     likely = np.exp(profile - profile.max())
     best = float((theta * likely).sum() / likely.sum())
     index = float(np.log1p(-best * above).mean())

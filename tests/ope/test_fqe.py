@@ -98,7 +98,7 @@ def test_an_ensemble_is_the_mean_of_its_members_with_a_wider_interval() -> None:
     assert several.high - several.value > 3.18 * np.std(means, ddof=1)  # t with 3 degrees of freedom at most
     assert several.verdict == "weak"
     assert "over 4 fits to resampled users" in several.warnings[0]
-    assert "error of the fitted Q is not in it" in alone.warnings[0]
+    assert "not the bias that this estimator has by design" in alone.warnings[0]
     with pytest.raises(ValueError, match="members must be at least 1, got 0"):
         FittedQ(members=0)
 

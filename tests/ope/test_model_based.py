@@ -21,7 +21,7 @@ from recgym.ope.weights import step_ratios, target_probabilities
 from recgym.rollout import collect
 from recgym.types import IntArray, Transitions
 from tests.ope.simulated import CALM, CONTRARY, RIGHT, WRONG, Drawn, TabularUsers, calm_value, resume
-from tests.ope.worlds import END, LOGGER, MOVE, REWARD, START, TARGET, Tabular, log, q_values, step_value, value
+from tests.ope.worlds import END, LOGGER, MOVE, NEAR, REWARD, START, TARGET, Tabular, log, q_values, step_value, value
 
 SESSION = Question(replicates=200)
 PI, MU = np.array(TARGET.table), np.array(LOGGER.table)
@@ -119,11 +119,11 @@ def test_the_correction_is_unbiased_with_wrong_users_and_varies_far_less_with_ri
 
 def test_right_users_are_called_right_and_wrong_ones_contradicted() -> None:
     logged = log(3000, seed=4)
-    own = ModelBased(sessions=RIGHT, resume=resume, question=SESSION).estimate(logged, TARGET)
-    assert own.low < value(TARGET) < own.high
+    own = ModelBased(sessions=RIGHT, resume=resume, question=SESSION).estimate(logged, NEAR)
+    assert own.low < value(NEAR) < own.high
     assert own.verdict == "supported"
     assert any("agrees" in words for words in own.warnings)
-    wrong = ModelBased(sessions=WRONG, resume=resume, question=SESSION).estimate(logged, TARGET)
+    wrong = ModelBased(sessions=WRONG, resume=resume, question=SESSION).estimate(logged, NEAR)
     assert wrong.verdict == "weak"
     assert any("contradicts" in words for words in wrong.warnings)
     narrow = log(400, policy=Tabular(((0.98, 0.01, 0.01), (0.98, 0.01, 0.01))))
@@ -140,14 +140,14 @@ def test_right_users_are_called_right_and_wrong_ones_contradicted() -> None:
 )
 def test_each_question_is_answered(question: Question) -> None:  # fmt: skip
     logged = log(1500, seed=6)
-    truth = step_value(TARGET) if question.per == "step" else value(TARGET, question.discount)
-    corrected = ModelDoublyRobust(sessions=WRONG, resume=resume, question=question, rollouts=2).estimate(logged, TARGET)
+    truth = step_value(NEAR) if question.per == "step" else value(NEAR, question.discount)
+    corrected = ModelDoublyRobust(sessions=WRONG, resume=resume, question=question, rollouts=2).estimate(logged, NEAR)
     assert corrected.low < truth < corrected.high
     assert corrected.verdict == "supported"
     if question.per == "step":  # what comes later is not asked for, and would only add noise
         one = ModelDoublyRobust(sessions=WRONG, resume=resume, question=question, rollouts=2, horizon=1)
-        assert one.estimate(logged, TARGET) == corrected
-    alone = ModelBased(sessions=RIGHT, resume=resume, question=question, rollouts=4).estimate(logged, TARGET)
+        assert one.estimate(logged, NEAR) == corrected
+    alone = ModelBased(sessions=RIGHT, resume=resume, question=question, rollouts=4).estimate(logged, NEAR)
     assert abs(alone.value - truth) < 0.03 * truth
     assert alone.sample_size == (logged.num_steps if question.per == "step" else 1500)
 

@@ -93,3 +93,9 @@ def test_a_bounded_tail_has_a_negative_index_and_equal_weights_none() -> None:
 def test_ratios_that_are_none_are_refused(wrong: float) -> None:
     with pytest.raises(ValueError, match="ratios must be .* in row 1"):
         support(np.array([1.0, wrong]), np.arange(2), np.arange(2))
+
+
+def test_ties_and_an_exponential_tail_have_an_index() -> None:
+    ties = np.repeat([0.0, 1.0], [1012, 100])  # the 100 largest alike: one candidate of the fit has no curvature
+    assert np.isfinite(tail_index(ties))
+    assert abs(tail_index(np.random.default_rng(0).exponential(size=4000))) < 0.2
