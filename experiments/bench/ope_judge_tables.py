@@ -131,6 +131,7 @@ def rule_rows(promises: Sequence[Promise], *, power: float = 0.8) -> Rows:
             better = [one for one in those if one.truth > 0]
             sized = [(one, users) for one in better if (users := rule(one)) <= 2 * MOST]
             found = [_chance(one, users) for one, users in sized]
+            plain = [_chance(one, needed(one.estimate, one)) for one, _ in sized]
             rows.append(
                 {
                     "tests": who,
@@ -139,6 +140,7 @@ def rule_rows(promises: Sequence[Promise], *, power: float = 0.8) -> Rows:
                     "truly better": len(better),
                     "gets a size": len(sized),
                     "chance to find it, mean": 100 * _mean(found),
+                    "that of the estimate's size": 100 * _mean(plain),
                     "at least the promise": 100 * _mean([chance >= power for chance in found]),
                     "median users": _median([users for _, users in sized]),
                 }
@@ -175,7 +177,7 @@ def share(hits: Sequence[bool], *, level: float = 0.95) -> Interval:
     middle = (rate + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z / (1 + z**2 / size) * math.sqrt(rate * (1 - rate) / size + z**2 / (4 * size**2))
     return Interval(
-        value=100 * rate, low=100 * (middle - half), high=100 * (middle + half), level=level,
+        value=100 * rate, low=100 * max(0.0, middle - half), high=100 * min(1.0, middle + half), level=level,
         method=f"Wilson interval of {size}",
     )  # fmt: skip
 

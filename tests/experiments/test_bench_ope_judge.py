@@ -264,9 +264,12 @@ def test_an_estimate_without_error_gives_every_rule_the_promised_power() -> None
     for row in rule_rows([exact, exact._replace(truth=-0.05)]):
         assert (row["differences"], row["truly better"], row["gets a size"]) == (2, 1, 1)
         assert row["chance to find it, mean"] == pytest.approx(80, abs=0.1)
+        assert row["that of the estimate's size"] == row["chance to find it, mean"]
         assert row["median users"] == users_needed(0.05, variance=0.2).total
     noisy = exact._replace(error=0.07)
     sized = {row["sized by"]: row["gets a size"] for row in rule_rows([noisy])}
+    careful = {row["sized by"]: row for row in rule_rows([exact._replace(error=0.02)])}["assured, d is N(d, s^2)"]
+    assert careful["chance to find it, mean"] > careful["that of the estimate's size"] == pytest.approx(80, abs=0.1)
     assert sized["the estimate d"] == 1
     assert sized["assured, d is N(d, s^2)"] == sized["d - 0.84 s"] == 0
 
