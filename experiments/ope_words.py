@@ -198,7 +198,8 @@ def _needed(policy: Fields) -> str:
     test = policy.get("test")
     if not test:
         return ""
-    size = f"; an A/B test of {test['assured']:,} users would settle it" if test["assured"] else ""
+    sure = test["assured"] and chosen(policy)["verdict"] == "supported"
+    size = f"; an A/B test of {test['assured']:,} users would settle it" if sure else ""
     return size + f"; one on as many users as the log has finds ±{number(test['detectable'])}"
 
 

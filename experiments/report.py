@@ -16,6 +16,7 @@ from experiments.audit import read_audit
 from experiments.lives import MEASURES, read_lives
 from experiments.lives import table as lives_table
 from experiments.ope_report import LogReport
+from experiments.ope_run_page import FOLDER, write_run_pages
 from experiments.plots import ladder_plot, plots, to_svg
 from experiments.runs import Run
 from experiments.scorecard import Number, Row, Scorecard, read_scorecard
@@ -54,7 +55,9 @@ def write_report(run: Run) -> Path:
     audit = read_audit(run.folder) if (run.folder / "audit.json").exists() else None
     ladder = read_json(run.ladder, format="recgym-ladder", version=1) if run.ladder.exists() else None
     lives = read_lives(run.folder) if (run.folder / "lives.json").exists() else None
-    write_bytes(run.report, render(card, run.config(), audit, ladder, lives).encode())
+    if run.appraisal.exists():
+        write_run_pages(run, card, _facts(card), audit, ladder)
+    write_bytes(run.report, render(card, run.config(), audit, ladder, lives, logs=run.appraisal.exists()).encode())
     return run.report
 
 
@@ -64,6 +67,8 @@ def render(
     audit: dict[str, Any] | None = None,
     ladder: dict[str, Any] | None = None,
     lives: dict[str, Any] | None = None,
+    *,
+    logs: bool = False,
 ) -> str:
     """The page as HTML.
 
@@ -73,6 +78,7 @@ def render(
         audit: what the exploitation audit found, where it was run.
         ladder: what the ladder found, where its `ladder.json` stands in the run folder.
         lives: what lives of several sessions brought, where they were lived.
+        logs: whether the page of what the logs alone say stands beside it.
     """
     environment = Environment(
         loader=PackageLoader("experiments"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -86,6 +92,7 @@ def render(
         shown=card.shown,
         fidelity=card.fidelity or {},
         trust=_trust(card, audit, ladder),
+        logs=f"{FOLDER}/report.html" if logs else None,
         facts=_facts(card),
         stages=config.get("stages", {}),
         config=config,

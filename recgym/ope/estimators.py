@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +78,8 @@ def by_parts(per: Per) -> dict[str, Formula]:
 def answer(formula: Formula, evidence: Evidence, question: Question, *, terms: Terms | None = None) -> Estimate:
     """The estimate with its interval over users and its verdict; withheld, with the reason, where there is none.
 
+    Its warnings begin with what decided the verdict.
+
     Args:
         formula: which estimator.
         evidence: of the policy.
@@ -94,10 +96,8 @@ def answer(formula: Formula, evidence: Evidence, question: Question, *, terms: T
         return withheld(formula.name, str(reason), question, sample_size=len(evidence.user))
     interval = read_interval(question, made.above, made.below, evidence.user)
     if formula.weighs:
-        return conclude(
-            formula.name, interval, question, evidence.support, user=evidence.user, warnings=evidence.words,
-            biased=formula.biased,
-        )  # fmt: skip
+        found = conclude(formula.name, interval, question, evidence.support, user=evidence.user, biased=formula.biased)
+        return replace(found, warnings=found.warnings + evidence.words)
     returns = episode_sums(evidence.reward, evidence.episode, evidence.discount)  # (E,)
     if not plausible(interval.value, returns):
         diverged = (
@@ -109,10 +109,10 @@ def answer(formula: Formula, evidence: Evidence, question: Question, *, terms: T
     doubts: tuple[str, ...] = ("support cannot be checked: " + evidence.no_ratios,)
     if evidence.step_support is not None:
         verdict, doubts = judge(evidence.step_support, question.thresholds, per="step")
-    return conclude(
-        formula.name, interval, question, None, user=evidence.user, warnings=(*evidence.words, *doubts), cap=verdict,
-        biased=True,
-    )  # fmt: skip
+    found = conclude(
+        formula.name, interval, question, None, user=evidence.user, warnings=doubts, cap=verdict, biased=True
+    )
+    return replace(found, warnings=found.warnings + evidence.words)
 
 
 def _mean(terms: DoubleArray) -> Terms:

@@ -134,7 +134,8 @@ LINKS = "[...document.querySelectorAll('a[href^=\"#\"]')].filter(one => !documen
 NAMELESS = """[...document.querySelectorAll('figure svg')].filter(one =>
     one.getAttribute('role') !== 'img' || !document.getElementById(one.getAttribute('aria-labelledby')).textContent
 ).length"""
-BARE = """[...document.querySelectorAll('figure')].filter(one => !one.querySelector('table')).length + [...document.querySelectorAll('th:not([scope])')].length"""
+BARE = """[...document.querySelectorAll('figure')].filter(one => !one.querySelector('table')).length
+    + [...document.querySelectorAll('th:not([scope])')].length"""
 
 
 @pytest.mark.skipif(chromium() is None, reason="there is no Chromium here to open the page in")
