@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
-from recgym.ope.diagnostics import Question, conclude, read_interval, support, withheld
 from recgym.ope.fqe import FitConfig, LoggedTarget, Values, cut_words, fit, read
 from recgym.ope.importance import episode_sums
-from recgym.ope.targets import PolicyTarget, Target
-from recgym.ope.views import first_steps, single_steps, take_episodes, user_parts
-from recgym.ope.weights import SupportError, cumulative_weights, step_ratios, target_probabilities
-from recgym.types import BoolArray, DoubleArray, Estimate, IntArray, Policy, Transitions
+from recgym.ope.targets import Target
+from recgym.ope.views import first_steps, take_episodes, user_parts
+from recgym.ope.weights import cumulative_weights
+from recgym.types import BoolArray, DoubleArray, IntArray, Transitions
 
 
 def doubly_robust(
@@ -35,44 +32,6 @@ def doubly_robust(
     error = reward + discount * values.v_next - values.q  # (T,)
     correction = episode_sums(cumulative_weights(ratios, episode) * error, episode, discount)
     return values.v[first_steps(episode)] + correction
-
-
-@dataclass(frozen=True, kw_only=True)
-class DoublyRobust:
-    """Sequential doubly robust estimation with Q fitted on other users' episodes (cross-fitting)."""
-
-    question: Question = field(default_factory=Question)
-    """What is asked of the log."""
-    fitting: FitConfig = field(default_factory=FitConfig)
-    """How Q is fitted."""
-    folds: int = 2
-    """Parts of the users: Q for one part is fitted on the others."""
-
-    def __post_init__(self) -> None:
-        """Refuse a cross-fit without another fold."""
-        if self.folds < 2:
-            raise ValueError(f"folds must be at least 2, got {self.folds}")
-
-    def estimate(self, logged: Transitions, policy: Policy) -> Estimate:
-        """Estimate the policy's value from logged propensities and a fitted Q function.
-
-        Raises:
-            ValueError: The log carries no state, has fewer users than folds, or is malformed.
-        """
-        asked = self.question
-        view = single_steps(logged) if asked.per == "step" else logged
-        try:
-            ratios = step_ratios(target_probabilities(policy, view), view.propensity)
-        except SupportError as reason:
-            return withheld("DR", str(reason), asked, sample_size=view.num_episodes)
-        target = PolicyTarget(policy=policy, logged=view)
-        values, words = cross_fit_values(
-            view, target, self.fitting, discount=asked.discount, folds=self.folds, seed=asked.seed
-        )
-        per_episode = doubly_robust(ratios, view.reward.astype(np.float64), values, view.episode, asked.discount)
-        interval = read_interval(asked, per_episode, np.ones(len(per_episode)), view.user)
-        found = support(ratios, view.episode, view.user)
-        return conclude("DR", interval, asked, found, user=view.user, warnings=words)
 
 
 def cross_fit_values(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from recgym.ope.diagnostics import Question, conclude, read_interval, support, withheld
-from recgym.ope.views import first_steps, single_steps
-from recgym.ope.weights import SupportError, cumulative_weights, step_ratios, target_probabilities
-from recgym.types import DoubleArray, Estimate, IntArray, Policy, Transitions
+from recgym.ope.views import first_steps
+from recgym.ope.weights import cumulative_weights
+from recgym.types import DoubleArray, IntArray, Transitions
 
 Weighting = Literal["per-decision", "trajectory"]
 
@@ -74,77 +72,6 @@ def held_terms(
     return above, weight[held]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ips:
-    """Importance sampling (inverse propensity scoring): unbiased, and wild where support is thin."""
-
-    question: Question = field(default_factory=Question)
-    """What is asked of the log."""
-    weighting: Weighting = "per-decision"
-    """"per-decision": each reward by the weight so far. "trajectory": by the weight of the whole episode."""
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown weighting."""
-        _check(self.weighting)
-
-    def estimate(self, logged: Transitions, policy: Policy) -> Estimate:
-        """Estimate the policy's value from logged propensities; the verdict is in the estimate.
-
-        Raises:
-            ValueError: The log or the policy's probabilities are malformed.
-        """
-        asked = self.question
-        view = single_steps(logged) if asked.per == "step" else logged
-        try:
-            ratios = step_ratios(target_probabilities(policy, view), view.propensity)
-        except SupportError as reason:
-            return withheld("IPS", str(reason), asked, sample_size=view.num_episodes)
-        returns = per_decision if self.weighting == "per-decision" else trajectory_wise
-        values = returns(ratios, view.reward.astype(np.float64), view.episode, asked.discount)
-        interval = read_interval(asked, values, np.ones(len(values)), view.user)
-        found = support(ratios, view.episode, view.user)
-        return conclude("IPS", interval, asked, found, user=view.user, warnings=cut_warning(view))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snips:
-    """Self-normalised importance sampling: slightly biased, bounded by the rewards seen, far less wild than IPS.
-
-    Source: Swaminathan and Joachims (2015), "The self-normalized estimator for counterfactual learning".
-    """
-
-    question: Question = field(default_factory=Question)
-    """What is asked of the log."""
-    weighting: Weighting = "per-decision"
-    """"per-decision": normalised at each step of the session. "trajectory": by the weights of whole episodes."""
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown weighting."""
-        _check(self.weighting)
-
-    def estimate(self, logged: Transitions, policy: Policy) -> Estimate:
-        """Estimate the policy's value from logged propensities; the verdict is in the estimate.
-
-        Raises:
-            ValueError: The log or the policy's probabilities are malformed.
-        """
-        asked = self.question
-        view = single_steps(logged) if asked.per == "step" else logged
-        try:
-            ratios = step_ratios(target_probabilities(policy, view), view.propensity)
-        except SupportError as reason:
-            return withheld("SNIPS", str(reason), asked, sample_size=view.num_episodes)
-        reward = view.reward.astype(np.float64)
-        if self.weighting == "per-decision":
-            above, below = weighted_per_decision_terms(ratios, reward, view.episode, asked.discount)
-        else:
-            above = trajectory_wise(ratios, reward, view.episode, asked.discount)
-            below = last_weights(ratios, view.episode)
-        interval = read_interval(asked, above, below, view.user)
-        found = support(ratios, view.episode, view.user)
-        return conclude("SNIPS", interval, asked, found, user=view.user, warnings=cut_warning(view))
-
-
 def cut_warning(view: Transitions) -> tuple[str, ...]:
     """Words where episodes were cut while the user was still there: what came after is not in the value."""
     cut = int((view.truncated & ~view.terminated).sum())
@@ -154,8 +81,3 @@ def cut_warning(view: Transitions) -> tuple[str, ...]:
         f"{cut} of {view.num_episodes} sessions were cut while the user was still there; "
         "what they would have earned later is not counted",
     )
-
-
-def _check(weighting: str) -> None:
-    if weighting not in ("per-decision", "trajectory"):
-        raise ValueError(f'weighting must be "per-decision" or "trajectory", got {weighting!r}')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recgym.checks import check_estimator
-from recgym.ope import DoublyRobust, FitConfig, FittedQ, Ips, Question, Snips, single_steps
+from recgym.ope import FitConfig, FittedQ, ModelConfig, OffPolicy, Question, single_steps
 from recgym.ope.doubly_robust import doubly_robust
 from recgym.ope.fqe import Values
 from recgym.ope.importance import per_decision, trajectory_wise
@@ -19,6 +19,18 @@ from recgym.types import Estimator
 from tests.ope.worlds import END, LOGGER, MOVE, TARGET, Tabular, log, q_values, step_value, value
 
 FIT = FitConfig(width=16, rank=4, rounds=25, updates=40, batch_size=256, learning_rate=5e-3)
+NAMES = {
+    "session": {"ips": "per-decision IS", "trajectory": "trajectory IS", "snips": "weighted per-decision IS",
+                "snips-trajectory": "weighted trajectory IS", "dr": "DR"},
+    "step": {"ips": "IPS", "trajectory": "IPS", "snips": "SNIPS", "snips-trajectory": "SNIPS", "dr": "DR"},
+}  # fmt: skip
+
+
+def named(kind: str, question: Question) -> OffPolicy:
+    """An estimator by what it is called in either question."""
+    return OffPolicy(estimator=NAMES[question.per][kind], question=question, models=ModelConfig(fitting=FIT))
+
+
 SESSION, STEP = Question(replicates=200), Question(per="step", replicates=200)
 DISCOUNTED = Question(discount=0.7, replicates=200)
 
@@ -35,13 +47,10 @@ def test_the_world_knows_its_own_values() -> None:
 @pytest.mark.parametrize("question", [SESSION, DISCOUNTED, STEP], ids=["session", "discounted", "step"])
 @pytest.mark.parametrize("kind", ["ips", "trajectory", "snips", "snips-trajectory", "dr", "fqe"])
 def test_the_interval_holds_the_truth(kind: str, question: Question) -> None:
-    estimators: dict[str, Estimator] = {
-        "ips": Ips(question=question), "trajectory": Ips(question=question, weighting="trajectory"),
-        "snips": Snips(question=question), "snips-trajectory": Snips(question=question, weighting="trajectory"),
-        "dr": DoublyRobust(question=question, fitting=FIT), "fqe": FittedQ(question=question, fitting=FIT),
-    }  # fmt: skip
+    fitted = FittedQ(question=question, fitting=FIT)
+    estimator: Estimator = fitted if kind == "fqe" else named(kind, question)
     truth = step_value(TARGET) if question.per == "step" else value(TARGET, question.discount)
-    found = estimators[kind].estimate(log(4000, seed=5), TARGET)
+    found = estimator.estimate(log(4000, seed=5), TARGET)
     spread = max((found.high - found.low) / 4, 0.02 * truth)  # the fit's own error is not in FQE's interval
     assert abs(found.value - truth) < 4 * spread, (found.value, truth)
     assert found.sample_size == (4000 if question.per == "session" else log(4000, seed=5).num_steps)
@@ -53,7 +62,7 @@ def test_the_interval_holds_the_truth(kind: str, question: Question) -> None:
 
 
 @pytest.mark.parametrize(
-    "estimator", [Ips(question=SESSION), Snips(question=STEP), DoublyRobust(question=STEP, fitting=FIT),
+    "estimator", [named("ips", SESSION), named("snips", STEP), named("dr", STEP),
                   FittedQ(question=STEP, fitting=FIT)],
 )  # fmt: skip
 def test_the_contract_holds(estimator: Estimator) -> None:
@@ -113,7 +122,7 @@ def test_doubly_robust_has_no_variance_where_nothing_is_random_and_q_is_exact() 
 
 def test_without_propensities_weights_are_refused_and_fitted_q_warns() -> None:
     blind = replace(log(300), propensity=np.full(log(300).num_steps, np.nan))
-    for estimator in (Ips(question=SESSION), Snips(question=SESSION), DoublyRobust(question=SESSION, fitting=FIT)):
+    for estimator in (named("ips", SESSION), named("snips", SESSION), named("dr", SESSION)):
         found = estimator.estimate(blind, TARGET)
         assert found.verdict == "cannot say"
         assert math.isnan(found.value)
@@ -127,7 +136,7 @@ def test_without_propensities_weights_are_refused_and_fitted_q_warns() -> None:
 def test_without_overlap_the_logs_cannot_say() -> None:
     narrow = log(400, policy=Tabular(((0.98, 0.01, 0.01), (0.98, 0.01, 0.01))))
     elsewhere = Tabular(((0.0, 0.0, 1.0), (0.0, 0.0, 1.0)))
-    found = Ips(question=SESSION).estimate(narrow, elsewhere)
+    found = named("ips", SESSION).estimate(narrow, elsewhere)
     assert found.verdict == "cannot say"
     assert found.effective_sample_size < 20
     assert found.warnings
@@ -136,11 +145,11 @@ def test_without_overlap_the_logs_cannot_say() -> None:
 def test_wrong_propensities_are_noticed() -> None:
     real = log(3000)
     halved = replace(real, propensity=real.propensity / 2)
-    found = Ips(question=STEP).estimate(halved, TARGET)
+    found = named("ips", STEP).estimate(halved, TARGET)
     assert found.verdict == "cannot say"
     assert any("should be 1" in words for words in found.warnings)
     with pytest.raises(ValueError, match=r"propensity must lie in \(0, 1\]"):
-        Ips(question=STEP).estimate(replace(real, propensity=real.propensity * 0), TARGET)
+        named("ips", STEP).estimate(replace(real, propensity=real.propensity * 0), TARGET)
 
 
 def test_sessions_cut_by_the_log_are_mentioned() -> None:
@@ -148,13 +157,13 @@ def test_sessions_cut_by_the_log_are_mentioned() -> None:
     last = np.append(np.diff(real.episode) == 1, True)
     cut = replace(real, terminated=real.terminated & ~last, truncated=last)
     assert any(
-        "cut while the user was still there" in words for words in Ips(question=SESSION).estimate(cut, TARGET).warnings
+        "cut while the user was still there" in words for words in named("ips", SESSION).estimate(cut, TARGET).warnings
     )
 
 
 def test_the_effective_sample_size_by_hand() -> None:
     real = log(800)
-    found = Ips(question=SESSION).estimate(real, LOGGER)
+    found = named("ips", SESSION).estimate(real, LOGGER)
     assert found.effective_sample_size == pytest.approx(800, rel=1e-5)
     assert found.value == pytest.approx(np.bincount(real.episode, real.reward).mean(), rel=1e-5)
     ratios = np.array([2.0, 0.5, 3.0, 1.0])
@@ -166,10 +175,10 @@ def test_the_effective_sample_size_by_hand() -> None:
 
 def test_sessions_of_one_user_widen_the_interval() -> None:
     alone, shared = log(1000, seed=4), log(1000, seed=4, users=40)
-    first, second = (Snips(question=SESSION).estimate(one, TARGET) for one in (alone, shared))
+    first, second = (named("snips", SESSION).estimate(one, TARGET) for one in (alone, shared))
     assert first.value == pytest.approx(second.value)
     assert first.low != second.low
-    assert any("too few" in words for words in Snips(question=SESSION).estimate(log(200, users=10), TARGET).warnings)
+    assert any("too few" in words for words in named("snips", SESSION).estimate(log(200, users=10), TARGET).warnings)
 
 
 @pytest.mark.parametrize(("field", "bad"), [("per", "year"), ("discount", 1.5), ("level", 1.0), ("replicates", 1)])
