@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 import agents
 from experiments.fit import Loaded, load_run, platform
-from experiments.ope_run import APPRAISAL, appraise_run, jsonable, shown_estimates
+from experiments.ope_document import document
+from experiments.ope_run import appraise_run, shown_estimates
 from experiments.pool import run_jobs
 from experiments.runs import Run, plain
 from experiments.scorecard import Number, Row, Scorecard, write_scorecard
@@ -64,18 +65,20 @@ class Evaluate:
             for name, _ in jobs:
                 run.record("scored", policy=name)
             scores = {name: Scores.load(folder, name) for name in names}
-            appraisals = self._appraise(loaded, scores)
+            appraisals, diagnosed = self._appraise(loaded, scores)
             card = make_scorecard(run, loaded, self, scores, appraisals)
             write_scorecard(card, run.folder)
             if appraisals:
-                write_json(run.appraisal, jsonable({**APPRAISAL, "appraisals": [asdict(one) for one in appraisals]}))
+                write_json(run.appraisal, document(appraisals, diagnosed))
         print(summary(card))
 
-    def _appraise(self, loaded: Loaded, scores: dict[str, Scores]) -> tuple[Appraisal, ...]:
-        """What the logged test sessions say, where they say what was shown."""
+    def _appraise(
+        self, loaded: Loaded, scores: dict[str, Scores]
+    ) -> tuple[tuple[Appraisal, ...], tuple[dict[str, Any], ...]]:
+        """What the logged test sessions say, and against it, where they say what was shown."""
         asked = {name: (one.arrays, one.facts["logs"]) for name, one in scores.items() if "logs" in one.facts}
         if not asked:
-            return ()
+            return (), ()
         sessions = platform(loaded.users, reward=self.reward or None, max_steps=self.scoring.max_steps)
         return appraise_run(loaded, sessions, asked, Question(level=self.scoring.level, seed=self.scoring.seed))
 

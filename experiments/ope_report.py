@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.ope_diagnostics import sections, with_doubts
+from experiments.ope_document import document, jsonable
 from experiments.ope_log import Missing, read_catalogue, read_rows
 from experiments.ope_page import write_pages
 from experiments.ope_policies import Candidate, candidate, sources
 from experiments.ope_propensities import Propensities, complete, effect
 from experiments.ope_rows import LogColumns, LoggedRows
-from experiments.ope_run import APPRAISAL, jsonable
 from experiments.ope_steps import by_popularity, segments, transitions
+from experiments.ope_stretches import settled
 from experiments.runs import Run, commit, plain, versions
 from recgym.files import write_json
 from recgym.logs.tables import OnBadRows
@@ -30,7 +32,7 @@ from recgym.ope.fqe import FitConfig, Values
 from recgym.ope.off_policy import ModelConfig
 from recgym.ope.views import single_steps
 from recgym.ope.weights import SupportError
-from recgym.types import Transitions
+from recgym.types import DoubleArray, Transitions
 
 FITTING = FitConfig(rounds=20, updates=40)
 """Of the networks behind DM, DR and FQE."""
@@ -114,8 +116,8 @@ def read(settings: LogReport) -> Reading:
     return Reading(rows=rows, candidates=known, propensities=found)
 
 
-def judge(reading: Reading, settings: LogReport, per: Per) -> Appraisal:
-    """All policies on the log, per session or step, with their segments.
+def judge(reading: Reading, settings: LogReport, per: Per) -> tuple[Appraisal, dict[str, Any]]:
+    """All policies on the log, per session or step, with their segments; and the sections of the diagnostics.
 
     Production has no difference to itself, and is no one of the policies whose intervals hold together.
     """
@@ -130,7 +132,23 @@ def judge(reading: Reading, settings: LogReport, per: Per) -> Appraisal:
         found[name] = replace(found[name], difference=None, statement=None, test=None)
     if per == "step":
         found = {name: by_popularity(evidence[name], one, rows, config.question) for name, one in found.items()}
-    return replace(parts[0], policies=tuple(found[name] for name in evidence))
+    appraisal = replace(parts[0], policies=tuple(found[name] for name in evidence))
+    made = sections(
+        list(evidence.values()), appraisal, time=rows.time, propensity=reading.propensities.logged.propensity,
+        item=rows.item, num_items=rows.num_items, covariates=_covariates(rows), seed=settings.seed,
+    )  # fmt: skip
+    return with_doubts(appraisal, made), made
+
+
+def _covariates(rows: LoggedRows) -> dict[str, DoubleArray]:
+    """What is settled before each impression: time, history, position and context."""
+    found = settled(rows.time, rows.user_of_row, rows.episode, rows.reward)
+    if rows.position is not None:
+        found["position"] = rows.position.astype(np.float64)
+    if rows.features is not None:  # those first that part the rows most evenly
+        evenness = rows.features.std(axis=0) / np.maximum(np.ptp(rows.features, axis=0), 1e-12)
+        found |= {rows.feature_names[place]: rows.features[:, place] for place in np.argsort(-evenness, kind="stable")}
+    return found
 
 
 def model_values(
@@ -157,22 +175,22 @@ def write_report(settings: LogReport, out: Path) -> Path:
     with run.stage("report", settings) as notes:
         reading = read(settings)
         rows = reading.rows
-        judged = [judge(reading, settings, per) for per in _asked(settings, rows)]
+        judged, diagnosed = zip(*(judge(reading, settings, per) for per in _asked(settings, rows)), strict=True)
         notes["data"] = list(rows.hashes)
-        document = _document(reading, settings, judged)
-        document["provenance"] = {
+        found = _document(reading, settings, judged, diagnosed)
+        found["provenance"] = {
             "command": " ".join(["python -m experiments", *sys.argv[1:]]), "versions": versions(), "commit": commit(),
             "seconds": round(time.perf_counter() - started, 2),
         }  # fmt: skip
-        write_json(run.appraisal, document)
-        for page in write_pages(document, out):
+        write_json(run.appraisal, found)
+        for page in write_pages(found, out):
             print(f"report: {page.resolve()}")
     for note in rows.notes:
         print(f"note: {note}")
-    for one in rows.repairs:
-        print(f"note: {one.rule}: {one.count} (for example {one.example})")
-    for found in judged:
-        print(verdicts(found))
+    for repair in rows.repairs:
+        print(f"note: {repair.rule}: {repair.count} (for example {repair.example})")
+    for one in judged:
+        print(verdicts(one))
     return run.appraisal
 
 
@@ -193,7 +211,9 @@ def verdicts(found: Appraisal) -> str:
         table.append((one.policy, one.chosen, value, minus, size, best.verdict))
     width = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
     lines += ["  ".join(cell.ljust(size) for cell, size in zip(line, width, strict=True)).rstrip() for line in table]
-    lines += [f"{one.policy}: {'; '.join(one.estimate.warnings)}" for one in found.policies if one.estimate.warnings]
+    for one in found.policies:
+        said = dict.fromkeys((*one.words, *one.estimate.warnings))
+        lines += [f"{one.policy}: {'; '.join(said)}"] if said else []
     return "\n".join(lines)
 
 
@@ -220,7 +240,9 @@ def _evidence(one: Candidate, reading: Reading, question: Question) -> Evidence:
     return replace(found, reward=rows.reward, no_ratios=no_ratios)
 
 
-def _document(reading: Reading, settings: LogReport, judged: Sequence[Appraisal]) -> dict[str, Any]:
+def _document(
+    reading: Reading, settings: LogReport, judged: Sequence[Appraisal], diagnosed: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """Everything that pages are made of."""
     rows, known = reading.rows, reading.propensities
     question = settings.question("step").question
@@ -236,12 +258,9 @@ def _document(reading: Reading, settings: LogReport, judged: Sequence[Appraisal]
         "from": None if rows.time is None else rows.time.min(), "to": None if rows.time is None else rows.time.max(),
         "files": [{"path": str(path), "sha256": found} for path, found in zip(rows.files, rows.hashes, strict=True)],
     }  # fmt: skip
-    found: dict[str, Any] = jsonable({
-        **APPRAISAL, "log": log, "settings": plain(settings),
+    about: dict[str, Any] = jsonable({
+        "log": log, "settings": plain(settings),
         "policies": [{"name": one.name, "source": one.source, "notes": one.notes} for one in reading.candidates],
-        "propensities": {**known.facts, "effect": effects}, "appraisals": [asdict(one) for one in judged],
+        "propensities": {**known.facts, "effect": effects},
     })  # fmt: skip
-    for shown, one in zip(found["appraisals"], judged, strict=True):
-        for line, report in zip(shown["policies"], one.policies, strict=True):
-            line["estimate"] = jsonable(asdict(report.estimate))
-    return found
+    return document(judged, diagnosed) | about

@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.fit import Loaded
+from experiments.ope_diagnostics import sections, with_doubts
+from experiments.ope_document import jsonable
+from experiments.ope_stretches import settled
 from recgym.env.session import Sessions
 from recgym.logs.splits import TEST, sessions_of
 from recgym.ope.appraisal import Appraisal, AppraisalConfig, appraise
@@ -24,7 +27,6 @@ from recgym.rollout import logged_transitions
 from recgym.types import Policy, Transitions
 
 Arrays = dict[str, npt.NDArray[np.float64]]
-APPRAISAL = {"format": "recgym-appraisal", "version": 1}
 PERS: tuple[Per, ...] = ("session", "step")
 SHOWN = {
     "session": ("per-decision IS", "weighted per-decision IS", "weighted DR", "FQE"),
@@ -60,8 +62,10 @@ def policy_evidence(policy: Policy, loaded: Loaded, sessions: Sessions[Any], *, 
 
 def appraise_run(
     loaded: Loaded, sessions: Sessions[Any], scores: Mapping[str, tuple[Arrays, Any]], question: Question
-) -> tuple[Appraisal, ...]:
+) -> tuple[tuple[Appraisal, ...], tuple[dict[str, Any], ...]]:
     """One appraisal a session and one an impression, of every policy that `policy_evidence` was made of.
+
+    Beside each stand the sections of its diagnostics, by which its verdicts are capped.
 
     Args:
         loaded: the run.
@@ -71,12 +75,14 @@ def appraise_run(
     """
     logged = logged_test(loaded, sessions)
     segments = _segments(loaded, logged)
-    found = []
+    found, diagnosed = [], []
     for per in PERS:
         evidence = [_evidence(name, logged, per, *given) for name, given in scores.items()]
         labels = segments if per == "session" else {}
-        found.append(appraise(evidence, AppraisalConfig(question=question), segments=labels))
-    return tuple(found)
+        appraisal = appraise(evidence, AppraisalConfig(question=question), segments=labels)
+        diagnosed.append(_diagnosed(loaded, logged, evidence, appraisal, question.seed))
+        found.append(with_doubts(appraisal, diagnosed[-1]))
+    return tuple(found), tuple(diagnosed)
 
 
 def shown_estimates(appraisals: tuple[Appraisal, ...], policy: str) -> dict[str, list[dict[str, Any]]]:
@@ -89,17 +95,6 @@ def shown_estimates(appraisals: tuple[Appraisal, ...], policy: str) -> dict[str,
     return found
 
 
-def jsonable(value: Any) -> Any:
-    """The same for JSON, which knows no tuple, no numpy and no nan: lists, numbers and null."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [jsonable(one) for one in value]
-    if isinstance(value, np.generic):
-        return jsonable(value.item())
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def _evidence(name: str, logged: Transitions, per: Per, arrays: Arrays, words: Any) -> Evidence:
     """One policy's evidence from what was kept of it."""
     kept = {part: arrays.get(f"logs {per} {part}") for part in Values._fields}
@@ -109,6 +104,23 @@ def _evidence(name: str, logged: Transitions, per: Per, arrays: Arrays, words: A
     return gather(
         view, arrays["logs chosen"][0], policy=name, per=per, values=values, no_values=words[per]["no_values"],
         words=tuple(said),
+    )  # fmt: skip
+
+
+def _diagnosed(
+    loaded: Loaded, logged: Transitions, evidence: list[Evidence], appraisal: Appraisal, seed: int
+) -> dict[str, Any]:
+    """The sections of an appraisal of the test sessions."""
+    sequences = loaded.sequences
+    bounds = sequences.session_bounds
+    numbers = sessions_of(sequences, loaded.roles, TEST)
+    steps = np.concatenate([np.arange(bounds[one], bounds[one + 1]) for one in numbers])  # (T,)
+    time = np.asarray(sequences.time[steps], np.float64)
+    who, reward = logged.user[logged.episode], logged.reward.astype(np.float64)
+    return sections(
+        evidence, appraisal, time=time, propensity=logged.propensity,
+        item=logged.action[:, 0] if logged.action.shape[1] == 1 else None, num_items=sequences.num_items,
+        covariates=settled(time, who, logged.episode, reward), seed=seed,
     )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ def _document(
             f"Policies were trained on earlier sessions of the same log; today's ranker is {card.reference}. Of a "
             "trained policy, the first seed is judged.",
             *card.notes,
+            *found.get("notes", []),
         ],
         "ranking": {
             row.policy: {name: _fields(row.ranking[name]) for name in ("ndcg@10", "hr@10") if name in row.ranking}

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from recgym.ope.choice import CROSS, choose, spoken
 from recgym.ope.compare import Statement, differences, simultaneous, step_down
 from recgym.ope.diagnostics import Question, Support
 from recgym.ope.distribution import weighted_distribution
-from recgym.ope.estimators import DEFAULT, Terms, answer, estimators
+from recgym.ope.estimators import Terms, answer, estimators
 from recgym.ope.evidence import Evidence, Per
 from recgym.ope.importance import episode_sums, last_weights
 from recgym.ope.intervals import Interval, t_interval
@@ -85,6 +86,8 @@ class PolicyReport:
     returns: Returns | None
     test: Test | None
     segments: tuple[Segment, ...] = ()
+    words: tuple[str, ...] = ()
+    """What to know of the policy as a whole: why this estimator speaks, negative controls that failed, drift."""
 
     @property
     def estimate(self) -> Estimate:
@@ -114,7 +117,8 @@ class AppraisalConfig:
     question: Question = field(default_factory=Question)
     """Session or impression, level, resamples, thresholds."""
     estimator: str = "default"
-    """Which estimator speaks for a policy: "default", or a name of `estimators.estimators(per)`."""
+    """Which estimator speaks for a policy: "default" and "cross-validated" as in `choice`, or one of
+    `estimators.estimators(per)`. Where a policy's weights cannot say, none can speak for it."""
     power: float = 0.8
     """Of the A/B test whose size is given."""
     tail: float = 0.05
@@ -165,8 +169,8 @@ def _same_log(evidence: Sequence[Evidence], config: AppraisalConfig) -> Evidence
         if not (same and np.array_equal(one.episode, first.episode) and np.array_equal(one.reward, first.reward)):
             raise ValueError(f"policy {one.policy!r} must be asked of the same episodes as {first.policy!r}")
     known = estimators(first.per)
-    if config.estimator not in ("default", *known):
-        raise ValueError(f"estimator must be one of default, {', '.join(known)}; got {config.estimator!r}")
+    if config.estimator not in (allowed := ("default", *known, CROSS)):
+        raise ValueError(f"estimator must be one of {', '.join(allowed)}; got {config.estimator!r}")
     return first
 
 
@@ -176,7 +180,8 @@ def _appraise(
     """One policy's estimates, its spread of returns, and its segments."""
     question = replace(config.question, per=seen.per, discount=seen.discount)
     found = {name: answer(formula, seen, question) for name, formula in estimators(seen.per).items()}
-    chosen = _chosen(found, seen.per, config.estimator)
+    chosen, words = choose(found, seen, question, asked=config.estimator)
+    found[chosen] = spoken(found[chosen], seen, question)
     weights = None if seen.ratios is None else last_weights(seen.ratios, seen.episode)  # (E,)
     return PolicyReport(
         policy=seen.policy,
@@ -188,15 +193,8 @@ def _appraise(
         returns=None if weights is None or not weights.any() else _returns(weights, returns, config.tail),
         test=None,
         segments=tuple(_segments(seen, returns, chosen, question, segments)),
+        words=words,
     )
-
-
-def _chosen(found: Mapping[str, Estimate], per: Per, asked: str) -> str:
-    """The estimator asked for, or the first default that has a value."""
-    if asked != "default":
-        return asked
-    known = [name for name in DEFAULT[per] if math.isfinite(found[name].value)]
-    return known[0] if known else DEFAULT[per][1]
 
 
 def _returns(weights: DoubleArray, returns: DoubleArray, tail: float) -> Returns:
@@ -227,7 +225,7 @@ def _segments(
                     name=name,
                     label=label,
                     episodes=int(keep.sum()),
-                    estimate=answer(formula, part, question),
+                    estimate=spoken(answer(formula, part, question), part, question),
                     production=t_interval(returns[keep], part.user, level=question.level),
                 )
             )

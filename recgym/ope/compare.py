@@ -17,6 +17,7 @@ from recgym.ope.rows import require_finite
 from recgym.types import DoubleArray
 
 Statement = Literal["better", "worse", "undecided"]
+_ROUNDING = 1e-12  # errors this small beside the others are none
 
 
 def influence(numerator: Numbers, denominator: Numbers, users: Numbers) -> tuple[float, DoubleArray]:
@@ -45,6 +46,8 @@ def differences(
 ) -> tuple[DoubleArray, DoubleArray]:
     """Each policy's estimate minus production's, (P,), and the influence of the users on it, (U, P).
 
+    Of a policy that acts as production does, both are 0: what rounding leaves would pass for noise.
+
     Args:
         policies: (numerator, denominator) of each policy, (E,) or (E, H), on the same episodes.
         production: The same for the policy in production, such as (rewards, ones).
@@ -58,7 +61,10 @@ def differences(
     base, base_psi = _named("production", production, users)
     found = [_named(f"policies[{index}]", terms, users) for index, terms in enumerate(policies)]
     values = np.array([value - base for value, _ in found])
-    return values, np.stack([psi - base_psi for _, psi in found], axis=1)
+    psi = np.stack([part - base_psi for _, part in found], axis=1)  # (U, P)
+    values[np.abs(values) <= _ROUNDING * abs(base)] = 0.0
+    psi[:, np.abs(psi).max(axis=0) <= _ROUNDING * np.abs(base_psi).max()] = 0.0
+    return values, psi
 
 
 def simultaneous(
@@ -227,10 +233,11 @@ def _named(name: str, terms: tuple[Numbers, Numbers], users: Numbers) -> tuple[f
 
 
 def _standard_errors(values: DoubleArray, psi: DoubleArray, level: float) -> DoubleArray:
-    """sqrt(var(psi_p) / U), (P,), of checked input."""
+    """sqrt(var(psi_p) / U), (P,), of checked input; 0 where it is rounding beside the greatest."""
     check_level(level)
     if values.ndim != 1 or psi.shape[1:] != values.shape or not len(values) or len(psi) < 2:
         raise ValueError(f"values must be (P,) and psi (U, P) with U > 1, got {values.shape} and {psi.shape}")
     require_finite("values", values)
     require_finite("psi", psi)
-    return np.asarray(psi.std(axis=0, ddof=1) / math.sqrt(len(psi)))
+    errors = np.asarray(psi.std(axis=0, ddof=1) / math.sqrt(len(psi)))
+    return np.where(errors > _ROUNDING * errors.max(), errors, 0.0)

@@ -211,7 +211,7 @@ SESSION = _named(
 )  # fmt: skip
 """Of the (discounted) reward of a session."""
 DEFAULT: dict[Per, tuple[str, ...]] = {
-    "step": ("DR", "SNIPS", "DM"),
+    "step": ("SNDR", "DR", "SNIPS", "DM"),
     "session": ("weighted DR", "weighted per-decision IS", "FQE"),
 }
-"""The estimator that speaks where nobody chose: the first that the log and the policy allow."""
+"""The estimators that speak where `choice` finds no better one: the first that the log and the policy allow."""

@@ -71,10 +71,11 @@ class QFunction(nn.Module):
     """Q(s, j) for all items, low-rank in the item; features are standardised, values are in units of `scale`."""
 
     def __init__(self, features: Tensor, num_items: int, scale: float, config: FitConfig, generator: torch.Generator):
-        """Draw weights from `generator` alone; `features` (T, D + C) give the standardisation."""
+        """Draw weights from `generator`; `features` (T, D + C) standardise: what is constant there is read as 0."""
         super().__init__()
         self.scale = scale
-        self.mean, self.spread = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+        self.mean, spread = features.mean(0), features.std(0, correction=0)
+        self.spread = torch.where(spread > 1e-6 * features.abs().amax(0), spread, torch.inf)
 
         def draw(rows: int, columns: int, spread: float) -> nn.Parameter:
             return nn.Parameter(torch.randn(rows, columns, generator=generator) * spread)
@@ -89,7 +90,7 @@ class QFunction(nn.Module):
 
     def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """v(s) (B,) and phi(s) (B, R)."""
-        hidden = torch.relu((features - self.mean) / self.spread @ self.first + self.first_bias)
+        hidden = torch.relu(((features - self.mean) / self.spread).clamp(-10, 10) @ self.first + self.first_bias)
         hidden = torch.relu(hidden @ self.second + self.second_bias)
         out = hidden @ self.head  # (B, 1 + R)
         return out[:, 0] + self.bias, out[:, 1:]

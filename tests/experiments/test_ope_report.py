@@ -43,7 +43,7 @@ def settings(path: Path, *policies: str, **more: Any) -> LogReport:
 
 def report(path: Path, *policies: str, per: Per = "step", **more: Any) -> Appraisal:
     asked = settings(path, *policies, **more)
-    return judge(read(asked), asked, per)
+    return judge(read(asked), asked, per)[0]
 
 
 def by_arrays(made: Drawn, per: Per) -> PolicyReport:
@@ -83,8 +83,9 @@ def test_a_flat_file_gives_the_numbers_of_its_arrays(tmp_path: Path, per: Per) -
     model = known["DM" if per == "step" else "FQE"]
     assert model.verdict == "cannot say" and "known by the probability of what was shown alone" in model.warnings[0]
     truth = (OTHER * CLICKS).sum(axis=1).mean() * (1 if per == "step" else 3)
-    best = found.policies[0].estimate
-    assert best.estimator == ("DR" if per == "step" else "weighted DR")
+    assert found.policies[0].chosen == ("SNDR" if per == "step" else "FQE")  # the weights of sessions are weak
+    names = {one.estimator: one for one in found.policies[0].estimates}
+    best = names["SNDR" if per == "step" else "weighted DR"]
     assert abs(best.value - truth) < best.high - best.low
 
 
@@ -131,7 +132,7 @@ def test_a_logger_without_choice_cannot_be_weighed(tmp_path: Path) -> None:
     asked = settings(write(table, tmp_path / "log.csv"), "uniform", "logged", propensities="estimate")
     reading = read(asked)
     assert reading.propensities.facts["logger"] == "deterministic"
-    found = judge(reading, asked, "step").policies[0]
+    found = judge(reading, asked, "step")[0].policies[0]
     ips = next(one for one in found.estimates if one.estimator == "IPS")
     assert ips.verdict == "cannot say" and "(almost) deterministic" in ips.warnings[0]
 
@@ -172,7 +173,7 @@ def test_a_segment_of_items_is_the_reward_of_showing_them(tmp_path: Path) -> Non
     assert set(label[made.item == 1 + count.argmax()]) == {"head"}
     assert set(label[made.item == 1 + count.argmin()]) == {"tail"}
     weight = made.other / made.propensity
-    found = judge(read(asked), asked, "step").policies[0].segments
+    found = judge(read(asked), asked, "step")[0].policies[0].segments
     parts = {one.label: one for one in found if one.name == "item popularity"}
     for name in ("head", "tail"):
         mine = label == name
@@ -199,11 +200,30 @@ def test_the_command_line_works_on_logs_alone(tmp_path: Path, capsys: pytest.Cap
     assert set(document["provenance"]) == {"command", "versions", "commit", "seconds"}
     assert [one["policy"] for one in document["appraisals"][0]["policies"]] == ["new", "uniform", "logged"]
     assert document["settings"]["columns"]["item"] == "item_id"
+    for shown in (document, *document["appraisals"]):
+        assert set(shown["overlap"]) == set(shown["controls"]) == {"new", "uniform"}
+        assert {one["name"] for one in shown["controls"]["new"]} >= {"reward 1 an impression", "age (placebo)"}
+        assert shown["logger"] and any("logged: does as the logger did" in note for note in shown["notes"])
+    assert document["folds"] == document["appraisals"][0]["folds"] != document["appraisals"][1]["folds"]
+    assert len(document["appraisals"][1]["folds"]["logged"]) == 6
+    assert len(document["overlap"]["new"]["step_ess"]) == 3
     table = list(csv.DictReader((tmp_path / "out" / "estimates.csv").read_text().splitlines()))
     assert {one["per"] for one in table} == {"session", "step"} and table[0]["policy"] == "new"
     unknown = next(one for one in table if one["estimator"] == "FQE")
     assert unknown["value"] == "" and unknown["verdict"] == "cannot say"
     assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_propensities_of_another_policy_cost_the_verdict_and_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = drawn(600)
+    table = made.table.with_columns(propensity=pl.col("propensity") * 1.1)
+    write_report(settings(write(table, tmp_path / "log.csv"), "new=column:prob_other", per="step"), tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "appraisal.json").read_text())
+    (policy,) = document["appraisals"][0]["policies"]
+    assert policy["estimate"]["verdict"] == "weak" and "propensities are too high" in policy["words"][0]
+    assert document["failed"]["new"][0] == policy["words"][0] in capsys.readouterr().out
 
 
 def test_the_command_line_refuses_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,9 +253,10 @@ def test_the_samples_impressions_are_judged(tmp_path: Path) -> None:
 def test_the_real_open_bandit_logs_give_their_verdicts(real_data: Path, logger: str, other: str) -> None:
     if not (folder := real_data / "obd_men").is_dir():
         pytest.skip("no obd_men")
-    found = report(
+    asked = settings(
         folder / f"{logger}_men.csv.gz", f"{other}={folder / f'{other}_men.csv.gz'}", "uniform", "logged"
     )  # fmt: skip
+    found, diagnosed = judge(read(asked), asked, "step")
     assert found.production.value == pytest.approx({"random": 0.0046, "bts": 0.0069}[logger], abs=1e-12)
     by_name = {one.policy: one for one in found.policies}
     assert by_name["uniform"].estimate.verdict in {"random": ("supported",), "bts": ("supported", "weak")}[logger]
@@ -244,4 +265,7 @@ def test_the_real_open_bandit_logs_give_their_verdicts(real_data: Path, logger: 
     ips = next(one for one in by_name["uniform"].estimates if one.estimator == "IPS")
     assert ips.value == pytest.approx(float((weight * raw["click"].to_numpy()).mean()), abs=1e-12)
     assert {one.name for one in by_name[other].segments} >= {"position", "time", "item popularity"}
+    assert diagnosed["failed"] == {} and len(diagnosed["controls"][other]) == 19  # 1 + 6 folds + 10 placebos + 2 faults
+    drifts = [note for note in diagnosed["logger"] if "what is shown changed between folds" in note]
+    assert len(drifts) == {"random": 0, "bts": 5}[logger]
     assert by_name["logged"].estimate.value == pytest.approx(found.production.value, abs=1e-12)

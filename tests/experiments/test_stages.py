@@ -17,6 +17,7 @@ import experiments.train
 from experiments.__main__ import main
 from experiments.evaluate import Evaluate
 from experiments.fit import Fit, load_run, platform
+from experiments.ope_document import document
 from experiments.ope_run import appraise_run, shown_estimates
 from experiments.quickstart import Quickstart
 from experiments.runs import Run
@@ -215,12 +216,19 @@ def test_logs_with_propensities_get_every_estimate(tmp_path: Path) -> None:
     loaded = load_run(Run(tmp_path / "out"))
     sessions = platform(loaded.users, reward=None, max_steps=5)
     asked = {"random": (found.arrays, found.facts["logs"])}
-    appraisals = appraise_run(loaded, sessions, asked, Question(replicates=50))
+    appraisals, diagnosed = appraise_run(loaded, sessions, asked, Question(replicates=50))
     for appraisal in appraisals:
         (report,) = appraisal.policies
         assert {one.estimator for one in report.estimates} == set(estimators(appraisal.per))
         assert all(one.verdict == "cannot say" or one.low <= one.value <= one.high for one in report.estimates)
     assert {one.name for one in appraisals[0].policies[0].segments} == {"users", "time"}
+    for made in diagnosed:
+        passed = {one["name"]: one["passed"] for one in made["controls"]["random"]}
+        assert passed["reward 1 an impression"] and passed["reward of the user before (placebo)"] and made["logger"]
+    written = json.loads(json.dumps(document(appraisals, diagnosed)))
+    assert (
+        written["overlap"] == written["appraisals"][0]["overlap"] and len(written["overlap"]["random"]["step_ess"]) > 1
+    )
     step = {one["estimator"]: one for one in shown_estimates(appraisals, "random")["step"]}
     logged = (
         log.events.filter(pl.col("behaviour") == "click").height

@@ -93,7 +93,7 @@ def test_a_better_policy_is_better_and_production_is_itself() -> None:
     itself = seen._replace(weights=np.ones(4000), v=(LOGGER * MODEL).sum(axis=1)[seen.context])
     found = appraise([bandit(seen), bandit(itself, policy="same")], QUICK)
     new, same = found.policies
-    assert new.chosen == same.chosen == "DR"
+    assert new.chosen == same.chosen == "SNDR"
     assert abs(found.production.value - PRODUCTION) < 0.03 and abs(new.estimate.value - TRUTH) < 0.05
     assert new.statement == "better" and new.difference is not None and new.difference.low > 0
     assert new.difference.value == pytest.approx(new.estimate.value - found.production.value, rel=1e-9)

@@ -82,6 +82,24 @@ def test_equal_policies_cost_nothing_and_a_constant_one_is_exact() -> None:
     assert (copies[2].low, copies[2].high) == (0.0, 0.0)
 
 
+def test_a_policy_equal_to_the_logger_up_to_rounding_costs_nothing() -> None:
+    rng, users = np.random.default_rng(12), np.arange(400)
+    reward, weight, ones = rng.random(400), rng.uniform(0.5, 1.5, size=400), np.ones(400)
+    same = reward * (1 / 34) / np.full(400, 0.1 / 3.4)  # weights of 1, but for rounding
+    assert (same != reward).any()
+    values, psi = differences([(weight * reward, ones), (same, ones)], (reward, ones), users)
+    assert values[1] == 0 and not psi[:, 1].any()
+    alone = simultaneous(values[:1], psi[:, :1], seed=0)[0]
+    both = simultaneous(values, psi, seed=0)
+    assert both[0].high == pytest.approx(alone.high, rel=1e-12) and (both[1].low, both[1].high) == (0.0, 0.0)
+    assert step_down(values, psi)[1] == "undecided"
+    noise = 1e-17 * rng.normal(size=(400, 1))  # rounding that comes from elsewhere
+    again = simultaneous(np.array([values[0], 0.0]), np.hstack([psi[:, :1], noise]), seed=0)
+    assert again[0].high == pytest.approx(alone.high, rel=1e-12) and (again[1].low, again[1].high) == (0.0, 0.0)
+    small = simultaneous(1e-9 * values[:1], 1e-9 * psi[:, :1], seed=0)[0]  # small, but all there is
+    assert small.high == pytest.approx(1e-9 * alone.high, rel=1e-9)
+
+
 def test_holm_decides_what_bonferroni_leaves_open() -> None:
     psi = np.stack([np.tile(np.roll([1.0, -1, 1, -1, 0], k), 20) for k in range(3)], axis=1)  # (100, 3), equal errors
     error = psi[:, 0].std(ddof=1) / 10

@@ -83,6 +83,45 @@ def test_only_the_rows_given_are_learned_from() -> None:
     assert read(q, target).q.mean() < 1  # the rewards of 9 were not seen
 
 
+@pytest.mark.parametrize("usual", [0.0, 0.3, 1e6])
+def test_a_feature_that_never_varied_where_it_was_learned_says_nothing_elsewhere(usual: float) -> None:
+    logged = log(200, seed=5)
+    assert logged.state is not None and logged.final_state is not None
+    rows = np.flatnonzero(logged.episode < 100)
+
+    def with_feature(values: np.ndarray) -> LoggedTarget:
+        state, final = logged.state, logged.final_state
+        assert state is not None and final is not None
+        more = replace(
+            logged, state=np.hstack([state, values[:, None]]).astype(np.float32),
+            final_state=np.hstack([final, np.full((len(final), 1), usual)]).astype(np.float32),
+        )  # fmt: skip
+        return LoggedTarget(more, PolicyTarget(policy=TARGET, logged=logged))
+
+    still = np.full(logged.num_steps, usual)
+    q = fit(with_feature(still), QUICK, discount=0.0, seed=0, rows=rows)
+    moved = np.where(logged.episode < 100, usual, usual + 1)
+    there, here = (read(q, with_feature(values)).q for values in (moved, still))
+    np.testing.assert_array_equal(there, here)
+
+
+def test_what_lies_far_from_all_that_was_seen_is_read_as_near() -> None:
+    logged = log(200, seed=5)
+    seldom = np.zeros(logged.num_steps)
+    seldom[0] = 1.0  # 1 row of many: standardised, another such row lies tens of deviations away
+
+    def with_feature(values: np.ndarray) -> LoggedTarget:
+        assert logged.state is not None
+        more = replace(logged, state=np.hstack([logged.state, values[:, None]]).astype(np.float32),
+                       final_state=np.zeros((logged.num_episodes, logged.state.shape[1] + 1), np.float32))  # fmt: skip
+        return LoggedTarget(more, PolicyTarget(policy=TARGET, logged=logged))
+
+    q = fit(with_feature(seldom), QUICK, discount=0.0, seed=0)
+    far, further = (read(q, with_feature(np.full(logged.num_steps, value))).q for value in (1.0, 1e6))
+    np.testing.assert_allclose(far, further, atol=1e-6)
+    assert np.abs(further).max() < 20
+
+
 def test_an_ensemble_is_the_mean_of_its_members_with_a_wider_interval() -> None:
     logged = log(400, seed=7)
     asked = Question(replicates=200)
