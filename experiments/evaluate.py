@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 import agents
 from experiments.fit import Loaded, load_run, platform
-from experiments.ope_document import document
-from experiments.ope_run import appraise_run, shown_estimates
+from experiments.ope.document import document
+from experiments.ope.run import appraise_run, shown_estimates
 from experiments.pool import run_jobs
 from experiments.runs import Run, plain
 from experiments.scorecard import Number, Row, Scorecard, write_scorecard

@@ -11,12 +11,12 @@ import tyro
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments import ope_report, trust
+from experiments import trust
 from experiments.audit import read_audit
 from experiments.lives import MEASURES, read_lives
 from experiments.lives import table as lives_table
-from experiments.ope_report import LogReport
-from experiments.ope_run_page import FOLDER, write_run_pages
+from experiments.ope.report import LogReport, write_log_report
+from experiments.ope.run_page import FOLDER, write_run_pages
 from experiments.plots import ladder_plot, plots, to_svg
 from experiments.runs import Run
 from experiments.scorecard import Number, Row, Scorecard, read_scorecard
@@ -38,7 +38,7 @@ class Report:
     def __call__(self) -> None:
         """Run the stage."""
         if self.alone.logs is not None:
-            print(f"report: {ope_report.write_report(self.alone, self.out).resolve()}")
+            print(f"report: {write_log_report(self.alone, self.out).resolve()}")
             return
         if self.alone.policies:
             raise ValueError("--policies are judged on a log: give it by --logs")

@@ -20,7 +20,7 @@ from agents.baselines import BackboneGreedy, Popularity, Random, RepeatHistory
 from agents.explore_then_commit import ExploreThenCommit
 from agents.item_knn import ItemKNN
 from experiments.fit import Loaded, load_run, platform
-from experiments.ope_run import policy_evidence
+from experiments.ope.run import policy_evidence
 from experiments.runs import Run
 from experiments.truth import best_oracle, true_sessions
 from recgym.backbones.backbone import fingerprint
@@ -74,7 +74,7 @@ class Scores:
 
     arrays: dict[str, npt.NDArray[np.float64]]
     """"reward", "discounted", "depth", "kind NAME", "truth" (S, E); "hr@5", ..., "sampled hr@5", ... (S, Q).
-    What off-policy evaluation reads of the first seed, "logs ..." (1, T); see `ope_run`."""
+    What off-policy evaluation reads of the first seed, "logs ..." (1, T); see `ope.run`."""
     facts: dict[str, Any]
     """Exposure, latency, lengths, and what to know of the models behind off-policy estimates; JSON-able."""
 

@@ -17,8 +17,8 @@ import experiments.train
 from experiments.__main__ import main
 from experiments.evaluate import Evaluate
 from experiments.fit import Fit, load_run, platform
-from experiments.ope_document import document
-from experiments.ope_run import appraise_run, shown_estimates
+from experiments.ope.document import document
+from experiments.ope.run import appraise_run, shown_estimates
 from experiments.quickstart import Quickstart
 from experiments.runs import Run
 from experiments.scorecard import read_scorecard

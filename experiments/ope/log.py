@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from experiments.ope_fields import Fields, read_fields
-from experiments.ope_flat import flat_rows
-from experiments.ope_rows import LogColumns, LoggedRows, places_in, sha256
+from experiments.ope.fields import Fields, read_fields
+from experiments.ope.flat import flat_rows
+from experiments.ope.rows import LogColumns, LoggedRows, places_in, sha256
 from recgym.logs.log import LogError
 from recgym.logs.pivot import build_sequences
 from recgym.logs.readers import READERS, read_log

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.ope_log import read_catalogue, read_rows
-from experiments.ope_rows import LogColumns
+from experiments.ope.log import read_catalogue, read_rows
+from experiments.ope.rows import LogColumns
 from recgym.logs.log import LogError
 from recgym.logs.readers.native import sample_log
-from tests.experiments.ope_logs import drawn, sample_table, write
+from tests.experiments.ope.logs import drawn, sample_table, write
 
 pytestmark = pytest.mark.experiments
 BANDIT = "timestamp,item_id,position,click,propensity_score,user_feature_0\n"

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from experiments.ope_fields import MOST_TEXTS
-from experiments.ope_rows import LoggedRows
+from experiments.ope.fields import MOST_TEXTS
+from experiments.ope.rows import LoggedRows
 from recgym.env.session import CONTEXT_STEPS
 from recgym.logs.log import LogError
 from recgym.logs.sequences import windows

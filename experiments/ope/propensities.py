@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ope_rows import LoggedRows
+from experiments.ope.rows import LoggedRows
 from recgym.ope.behaviour import logged_choices
 from recgym.ope.behaviour_checks import Effect, effect_of_estimation
 from recgym.ope.behaviour_scores import fit_scores

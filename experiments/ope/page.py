@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments.ope_parts import Section
-from experiments.ope_plots import DARK, LIGHT, paint
-from experiments.ope_sections import sections
-from experiments.ope_words import Fields, answered, appraisals, chosen, relative, verdict
+from experiments.ope.parts import Section
+from experiments.ope.plots import DARK, LIGHT, paint
+from experiments.ope.sections import sections
+from experiments.ope.words import Fields, answered, appraisals, chosen, relative, verdict
 from recgym.files import FormatError, write_bytes
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.ope_diagnostics import sections, with_doubts
-from experiments.ope_document import document
-from experiments.ope_run_page import write_run_pages
-from experiments.ope_stretches import moment, settled, stretches
+from experiments.ope.diagnostics import sections, with_doubts
+from experiments.ope.document import document
+from experiments.ope.run_page import write_run_pages
+from experiments.ope.stretches import moment, settled, stretches
 from experiments.runs import Run
 from recgym.files import write_json
 from recgym.ope.appraisal import Appraisal, AppraisalConfig, appraise
@@ -23,7 +23,7 @@ from recgym.ope.fqe import Values
 from recgym.ope.importance import last_weights
 from recgym.types import DoubleArray
 from tests.experiments.cards import card
-from tests.experiments.ope_logs import CLICKS, OTHER, Drawn, drawn
+from tests.experiments.ope.logs import CLICKS, OTHER, Drawn, drawn
 
 pytestmark = pytest.mark.experiments
 DAY = 1_700_000_000.0

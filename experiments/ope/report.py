@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.ope_diagnostics import sections, with_doubts
-from experiments.ope_document import document, jsonable
-from experiments.ope_log import Missing, read_catalogue, read_rows
-from experiments.ope_page import write_pages
-from experiments.ope_policies import Candidate, candidate, sources
-from experiments.ope_propensities import Propensities, complete, effect
-from experiments.ope_rows import LogColumns, LoggedRows
-from experiments.ope_steps import by_popularity, segments, transitions
-from experiments.ope_stretches import settled
+from experiments.ope.diagnostics import sections, with_doubts
+from experiments.ope.document import document, jsonable
+from experiments.ope.log import Missing, read_catalogue, read_rows
+from experiments.ope.page import write_pages
+from experiments.ope.policies import Candidate, candidate, sources
+from experiments.ope.propensities import Propensities, complete, effect
+from experiments.ope.rows import LogColumns, LoggedRows
+from experiments.ope.steps import by_popularity, segments, transitions
+from experiments.ope.stretches import settled
 from experiments.runs import Run, commit, plain, versions
 from recgym.files import write_json
 from recgym.logs.tables import OnBadRows
@@ -169,7 +169,7 @@ def model_values(
     return values, words, ""
 
 
-def write_report(settings: LogReport, out: Path) -> Path:
+def write_log_report(settings: LogReport, out: Path) -> Path:
     """Write `appraisal.json`, and the pages made of it, into the folder `out`; print the verdicts."""
     run, started = Run(out), time.perf_counter()
     with run.stage("report", settings) as notes:

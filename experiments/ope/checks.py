@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.ope_parts import Part, named, point
-from experiments.ope_plots import along, forest, histogram
-from experiments.ope_words import Fields, number, said
+from experiments.ope.parts import Part, named, point
+from experiments.ope.plots import along, forest, histogram
+from experiments.ope.words import Fields, number, said
 
 
 def overlap(document: Fields) -> list[Part]:

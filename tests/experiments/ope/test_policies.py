@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from agents.baselines import BackboneGreedy, Popularity, Random
-from experiments.ope_log import read_rows
-from experiments.ope_policies import Candidate, candidate, sources
-from experiments.ope_rows import LoggedRows
+from experiments.ope.log import read_rows
+from experiments.ope.policies import Candidate, candidate, sources
+from experiments.ope.rows import LoggedRows
 from recgym.backbones.backbone import BackboneConfig, fingerprint, make_backbone, save_backbone
 from recgym.backbones.encoding import encode_sessions
 from recgym.files import FormatError
 from recgym.logs.log import LogError
 from recgym.policy import PolicyError, save_policy
 from recgym.types import DoubleArray
-from tests.experiments.ope_logs import ITEMS, OTHER, drawn, write
+from tests.experiments.ope.logs import ITEMS, OTHER, drawn, write
 
 pytestmark = [pytest.mark.experiments, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ALL = np.arange(60)
@@ -119,7 +119,7 @@ def test_a_table_says_what_it_and_the_log_do_not_share(tmp_path: Path) -> None:
 
 RULES = """
 import numpy as np
-from tests.experiments.ope_logs import OTHER
+from tests.experiments.ope.logs import OTHER
 
 def other(batch):
     assert batch.items == ("apple", "bread", "cocoa", "dates") and batch.columns["age"].dtype.is_integer()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ope_stretches import Stretches
+from experiments.ope.stretches import Stretches
 from recgym.ope.evidence import Evidence
 from recgym.ope.negative_controls import (
     Check,

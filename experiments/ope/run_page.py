@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import trust
-from experiments.ope_page import write_pages
-from experiments.ope_words import Fields, appraisals
+from experiments.ope.page import write_pages
+from experiments.ope.words import Fields, appraisals
 from experiments.runs import Run
 from experiments.scorecard import Number, Scorecard
 from recgym.files import read_json

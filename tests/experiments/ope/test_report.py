@@ -12,11 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import ope_propensities, ope_report
 from experiments.__main__ import main
-from experiments.ope_report import LogReport, judge, read, write_report
-from experiments.ope_rows import LogColumns
-from experiments.ope_steps import known_before, popularity, segments
+from experiments.ope import propensities
+from experiments.ope import report as stage
+from experiments.ope.report import LogReport, judge, read, write_log_report
+from experiments.ope.rows import LogColumns
+from experiments.ope.steps import known_before, popularity, segments
 from recgym.ope.appraisal import Appraisal, AppraisalConfig, PolicyReport, appraise
 from recgym.ope.diagnostics import Question
 from recgym.ope.evidence import Per
@@ -24,7 +25,7 @@ from recgym.ope.fqe import FitConfig
 from recgym.ope.off_policy import ModelConfig, evidence_of
 from recgym.ope.targets import TableTarget
 from recgym.types import Transitions
-from tests.experiments.ope_logs import CLICKS, ITEMS, OTHER, Drawn, drawn, sample_table, write
+from tests.experiments.ope.logs import CLICKS, ITEMS, OTHER, Drawn, drawn, sample_table, write
 
 pytestmark = [pytest.mark.experiments, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 QUICK = FitConfig(width=16, rank=4, rounds=3, updates=20, learning_rate=1e-5)
@@ -33,8 +34,8 @@ QUICK = FitConfig(width=16, rank=4, rounds=3, updates=20, learning_rate=1e-5)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that are learned in no time."""
-    monkeypatch.setattr(ope_report, "FITTING", QUICK)
-    monkeypatch.setattr(ope_propensities, "FOLDS", 2)
+    monkeypatch.setattr(stage, "FITTING", QUICK)
+    monkeypatch.setattr(propensities, "FOLDS", 2)
 
 
 def settings(path: Path, *policies: str, **more: Any) -> LogReport:
@@ -113,7 +114,9 @@ def test_estimated_propensities_come_near_and_their_effect_is_shown(tmp_path: Pa
     made = drawn(300)
     half = np.arange(len(made.item)) < 450
     table = made.table.with_columns(propensity=pl.when(pl.Series(half)).then("propensity"))
-    write_report(settings(write(table, tmp_path / "log.csv"), propensities="estimate", per="step"), tmp_path / "out")
+    write_log_report(
+        settings(write(table, tmp_path / "log.csv"), propensities="estimate", per="step"), tmp_path / "out"
+    )
     document = json.loads((tmp_path / "out" / "appraisal.json").read_text())
     facts = document["propensities"]
     assert (facts["known"], facts["unknown"], facts["estimated"]) == (450, 450, True)
@@ -219,7 +222,9 @@ def test_propensities_of_another_policy_cost_the_verdict_and_are_named(
 ) -> None:
     made = drawn(600)
     table = made.table.with_columns(propensity=pl.col("propensity") * 1.1)
-    write_report(settings(write(table, tmp_path / "log.csv"), "new=column:prob_other", per="step"), tmp_path / "out")
+    write_log_report(
+        settings(write(table, tmp_path / "log.csv"), "new=column:prob_other", per="step"), tmp_path / "out"
+    )
     document = json.loads((tmp_path / "out" / "appraisal.json").read_text())
     (policy,) = document["appraisals"][0]["policies"]
     assert policy["estimate"]["verdict"] == "weak" and "propensities are too high" in policy["words"][0]

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from experiments.ope_page import write_pages
-from experiments.ope_plots import DARK, LIGHT
-from experiments.ope_words import number, said, verdict
+from experiments.ope.page import write_pages
+from experiments.ope.plots import DARK, LIGHT
+from experiments.ope.words import number, said, verdict
 from recgym.files import FormatError
-from tests.experiments.appraised import bandit, document, full
-from tests.experiments.browser import Browser, chromium
+from tests.experiments.ope.appraised import bandit, document, full
+from tests.experiments.ope.browser import Browser, chromium
 
 
 @pytest.fixture(scope="module")

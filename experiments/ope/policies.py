@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 
 import agents  # noqa: F401 (registers the policies that folders name)
-from experiments.ope_log import is_open_bandit, read_rows
-from experiments.ope_rows import LoggedRows
-from experiments.ope_steps import transitions
-from experiments.ope_tables import read_distribution
+from experiments.ope.log import is_open_bandit, read_rows
+from experiments.ope.rows import LoggedRows
+from experiments.ope.steps import transitions
+from experiments.ope.tables import read_distribution
 from recgym.backbones.backbone import fingerprint, load_backbone
 from recgym.logs.log import LogError
 from recgym.ope.behaviour import item_frequencies

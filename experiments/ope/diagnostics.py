@@ -7,9 +7,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from experiments.ope_controls import controls
-from experiments.ope_document import jsonable
-from experiments.ope_stretches import Stretches, crowded, stretches
+from experiments.ope.controls import controls
+from experiments.ope.document import jsonable
+from experiments.ope.stretches import Stretches, crowded, stretches
 from recgym.ope import disagreement as apart
 from recgym.ope.appraisal import Appraisal, PolicyReport
 from recgym.ope.doubts import doubted

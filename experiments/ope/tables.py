@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from experiments.ope_rows import LoggedRows, places_in
+from experiments.ope.rows import LoggedRows, places_in
 from recgym.logs.log import LogError
 from recgym.logs.tables import ROW, read_text_columns
 from recgym.types import BoolArray, DoubleArray, IntArray

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from experiments.ope_fields import FILE, Fields
-from experiments.ope_rows import LogColumns, LoggedRows, places_in, sha256
+from experiments.ope.fields import FILE, Fields
+from experiments.ope.rows import LogColumns, LoggedRows, places_in, sha256
 from recgym.logs.log import LogError, Repair
 from recgym.logs.tables import ROW
 from recgym.types import DoubleArray, FeedbackKind, IntArray
@@ -24,7 +24,7 @@ def flat_rows(
     probabilities: Sequence[str],
     catalogue: Sequence[str] | None,
 ) -> LoggedRows:
-    """Rows of flat files, converted field by field, without the bad ones, in order; see `ope_log.read_rows`."""
+    """Rows of flat files, converted field by field, without the bad ones, in order; see `log.read_rows`."""
     where = {role: columns.optional(role, fields.names) for role in ("user", "session", "time", "position")}
     known = columns.optional("propensity", fields.names)
     item = fields.text(columns.item, "item")

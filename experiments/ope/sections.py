@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from experiments.ope_checks import controls, folds, overlap
-from experiments.ope_parts import Part, Section, mark, named, point, share, shown, why
-from experiments.ope_plots import forest, plane, spread
-from experiments.ope_words import (
+from experiments.ope.checks import controls, folds, overlap
+from experiments.ope.parts import Part, Section, mark, named, point, share, shown, why
+from experiments.ope.plots import forest, plane, spread
+from experiments.ope.words import (
     UNITS,
     Fields,
     answered,

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.fit import Loaded
-from experiments.ope_diagnostics import sections, with_doubts
-from experiments.ope_document import jsonable
-from experiments.ope_stretches import settled
+from experiments.ope.diagnostics import sections, with_doubts
+from experiments.ope.document import jsonable
+from experiments.ope.stretches import settled
 from recgym.env.session import Sessions
 from recgym.logs.splits import TEST, sessions_of
 from recgym.ope.appraisal import Appraisal, AppraisalConfig, appraise

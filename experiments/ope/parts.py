@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from experiments.ope_plots import Point
-from experiments.ope_words import MARKS, Fields, answered, appraisals, said
+from experiments.ope.plots import Point
+from experiments.ope.words import MARKS, Fields, answered, appraisals, said
 from recgym.files import FormatError
 
 Rows = list[list[str]]
