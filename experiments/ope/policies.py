@@ -18,7 +18,6 @@ from experiments.ope.steps import transitions
 from experiments.ope.tables import read_distribution
 from recgym.backbones.backbone import fingerprint, load_backbone
 from recgym.logs.log import LogError
-from recgym.ope.behaviour import item_frequencies
 from recgym.ope.targets import ColumnTarget, FunctionTarget, PolicyTarget, TableTarget, Target
 from recgym.policy import PolicyError, load_policy, read_description
 from recgym.rollout import logged_transitions
@@ -118,9 +117,8 @@ def candidate(source: Source, rows: LoggedRows, *, encoder: Path | None = None) 
         )
         target = _table(source.name, (some / some.sum())[None], rows)
     elif where == "frequencies":
-        shares = item_frequencies(rows.item, num_items=rows.num_items, smoothing=0)
-        target = _table(source.name, shares[None], rows)
-        notes = ("how often the log shows each item, whatever the context, counted on the same log",)
+        target = _frequencies(source.name, rows)
+        notes = ("how often the log shows each item, whatever the context, each row counted without itself",)
     elif path.is_file() and not is_open_bandit(path):
         table, by_position, notes = read_distribution(path, rows)
         target = _table(source.name, table, rows, by_position=by_position)
@@ -178,6 +176,19 @@ def _of_log(path: Path, rows: LoggedRows) -> tuple[DoubleArray, tuple[str, ...]]
     return mean / sums[:, None], (
         note, *([f"{gaps} pairs of item and position never shown there count as never shown"] if gaps else []),
     )  # fmt: skip
+
+
+def _frequencies(name: str, rows: LoggedRows) -> Target:
+    """(n_j - 1[j = a_t]) / (n - 1): with row t in its own count, what was shown would look too likely."""
+    count = np.bincount(rows.item - 1, minlength=rows.num_items).astype(np.float64)  # (N,)
+
+    def shares(of: IntArray) -> DoubleArray:
+        found = np.tile(count, (len(of), 1))
+        found[np.arange(len(of)), rows.item[of] - 1] -= 1
+        left: DoubleArray = found / max(len(rows.item) - 1, 1)
+        return left
+
+    return FunctionTarget(name=name, probabilities=shares, item=rows.item, num_items=rows.num_items)
 
 
 def _function(source: Source, rows: LoggedRows) -> FunctionTarget:

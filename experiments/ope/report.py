@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -262,5 +263,31 @@ def _document(
         "log": log, "settings": plain(settings),
         "policies": [{"name": one.name, "source": one.source, "notes": one.notes} for one in reading.candidates],
         "propensities": {**known.facts, "effect": effects},
+        "source": {"reward": _unit(rows.weights), "facts": _facts(reading)},
     })  # fmt: skip
-    return document(judged, diagnosed) | about
+    found = document(judged, diagnosed) | about
+    found["notes"] = [*rows.notes, *(f"{one.rule}: {one.count}" for one in rows.repairs), *(found.get("notes") or [])]
+    return found
+
+
+def _unit(weights: Mapping[str, float]) -> str:
+    """What a unit of reward is called: a kind of feedback in the plural, or reward."""
+    (name, weight), *more = weights.items()
+    return f"{name}s" if not more and weight == 1 and name != "reward" else "reward"
+
+
+def _facts(reading: Reading) -> list[list[str]]:
+    """What the log is and what is asked of it, for the end of the page."""
+    rows = reading.rows
+    facts = [
+        ["log", f"{rows.name}: {len(rows.item):,} impressions of {rows.num_items:,} items, {len(rows.user):,} sessions"]
+    ]
+    if rows.time is not None:
+        first, last = (
+            datetime.fromtimestamp(int(when), UTC).isoformat(" ") for when in (rows.time.min(), rows.time.max())
+        )
+        facts.append(["time (UTC)", f"{first} to {last}"])
+    facts.append(["reward", ", ".join(f"{weight:g} per {name}" for name, weight in rows.weights.items())])
+    facts.append(["what models see", ", ".join(rows.feature_names) or "item and position alone"])
+    facts += [[f"policy {one.name}", "; ".join((one.source, *one.notes))] for one in reading.candidates]
+    return facts + [[f"SHA-256 of {path.name}", made] for path, made in zip(rows.files, rows.hashes, strict=True)]
