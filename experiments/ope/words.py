@@ -200,7 +200,7 @@ def _needed(policy: Fields) -> str:
         return ""
     sure = test["assured"] and chosen(policy)["verdict"] == "supported"
     size = f"; an A/B test of {test['assured']:,} users would settle it" if sure else ""
-    return size + f"; one on as many users as the log has finds ±{number(test['detectable'])}"
+    return size + f"; a test on as many users as the log has finds ±{number(test['detectable'])}"
 
 
 def _alarms(document: Fields) -> list[Sentence]:
