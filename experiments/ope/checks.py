@@ -39,29 +39,26 @@ def overlap(document: Fields) -> list[Part]:
 
 def controls(document: Fields) -> list[Part]:
     """Questions whose answer is known, with what was found."""
+    return [_controls(name, some) for name, some in named(document, "controls").items() if some]
+
+
+def _controls(name: str, some: list[Fields]) -> Part:
     rows, points = [], []
-    for name, some in named(document, "controls").items():
-        for one in some:
-            result = "n/a" if one["passed"] is None else "passed" if one["passed"] else "failed"
-            words = one["words"] if isinstance(one["words"], str) else "; ".join(one["words"])
-            rows.append([name, one["name"], number(one["expected"]), said(one), result, words])
-            if one["value"] is not None and one["expected"] is not None:
-                off = {
-                    key: None if one[key] is None else one[key] - one["expected"] for key in ("value", "low", "high")
-                }
-                points.append(point(f"{name}: {one['name']}", off, result if one["passed"] is not None else "estimate"))
-    if not rows:
-        return []
-    return [
-        Part(
-            title="Negative controls",
-            note="Questions whose answer is known. An interval that misses it means that weights or estimator are "
-            "wrong. Drawn: estimate minus what is expected.",
-            columns=["policy", "control", "expected", "estimate", "result", "why"],
-            rows=rows,
-            figure=forest(points, "estimate minus expected", line={"value": 0.0}, line_name="expected"),
-        )
-    ]
+    for one in some:
+        result = "n/a" if one["passed"] is None else "passed" if one["passed"] else "failed"
+        words = one["words"] if isinstance(one["words"], str) else "; ".join(one["words"])
+        rows.append([one["name"], number(one["expected"]), said(one), result, words])
+        if one["value"] is not None and one["expected"] is not None:
+            off = {key: None if one[key] is None else one[key] - one["expected"] for key in ("value", "low", "high")}
+            points.append(point(one["name"], off, result if one["passed"] is not None else "estimate"))
+    return Part(
+        title=f"Negative controls: {name}",
+        note="Questions whose answer is known. One that failed, corrected for all of them, means that weights or "
+        "estimator are wrong. Drawn: estimate minus what is expected.",
+        columns=["control", "expected", "estimate", "result", "why"],
+        rows=rows,
+        figure=forest(points, "estimate minus expected", line={"value": 0.0}, line_name="expected"),
+    )
 
 
 def folds(document: Fields) -> list[Part]:
@@ -73,7 +70,9 @@ def folds(document: Fields) -> list[Part]:
             "is not what the propensities say.",
             columns=["fold", "value", "episodes", "mean weight"],
             rows=[[one["label"], said(one), f"{one['episodes']:,}", number(one["mean_weight"])] for one in every],
-            figure=forest([point(one["label"], one, "estimate") for one in every], "value in the fold"),
+            figure=forest(
+                [point(one["label"].split(" to ")[0], one, "estimate") for one in every], "value in the fold"
+            ),
         )
         for name, every in named(document, "folds").items()
         if every

@@ -192,7 +192,7 @@ def spread(rows: Sequence[tuple[str, dict[str, float]]], across: str) -> Figure:
         return figure
 
 
-def short(name: str, letters: int = 22) -> str:
+def short(name: str, letters: int = 26) -> str:
     """A name that fits beside a plot; the table has it whole."""
     return name if len(name) <= letters else name[: letters - 1] + "…"
 
