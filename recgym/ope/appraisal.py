@@ -81,7 +81,8 @@ class PolicyReport:
     difference: Interval | None
     """To production, all policies' intervals holding together; None where the log cannot say."""
     statement: Statement | None
-    """Whether it is better or worse than production, corrected for the number of policies."""
+    """Whether it is better or worse than production, corrected for the number of policies; "undecided" where the
+    estimator that speaks is biased by design: its interval does not hold the bias."""
     support: Support | None
     returns: Returns | None
     test: Test | None
@@ -250,7 +251,12 @@ def _compared(
         [(one.above, one.below) for one in terms.values()], (returns[:, None], np.ones((len(returns), 1))), users
     )
     together = simultaneous(values, psi, seed=question.seed, level=question.level, replicates=question.replicates)
-    said = step_down(values, psi, level=question.level)
+    known = estimators(evidence[0].per)
+    biased = [known[report.chosen].biased for report in reports if report.policy in terms]
+    said: list[Statement] = [
+        "undecided" if bias else word
+        for bias, word in zip(biased, step_down(values, psi, level=question.level), strict=True)
+    ]
     variance, errors = user_variance(returns, users), psi.std(axis=0, ddof=1) / math.sqrt(len(psi))
     number = dict(zip(terms, range(len(terms)), strict=True))
     return [

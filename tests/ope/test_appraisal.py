@@ -103,6 +103,14 @@ def test_a_better_policy_is_better_and_production_is_itself() -> None:
     assert {one.verdict for one in new.estimates if STEP[one.estimator].biased} == {"weak"}
 
 
+def test_a_biased_estimator_decides_nothing() -> None:
+    seen = drawn(4000, seed=3)
+    asked = AppraisalConfig(question=Question(replicates=50), estimator="DM")
+    (found,) = appraise([bandit(seen)], asked).policies
+    assert found.difference is not None and (found.difference.low > 0 or found.difference.high < 0)
+    assert found.statement == "undecided"
+
+
 def test_production_itself_is_known_exactly_without_a_model() -> None:
     seen = drawn(500, seed=4)
     one = Evidence(

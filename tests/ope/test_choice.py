@@ -33,7 +33,7 @@ def asked(seen: Evidence, thresholds: Thresholds | None = None, estimator: str =
 
 @pytest.mark.parametrize(
     ("per", "supported", "weak", "bare"),
-    [("step", "SNDR", "DRos", "SNIPS"), ("session", "weighted DR", "FQE", "weighted per-decision IS")],
+    [("step", "SNDR", "SNDR", "SNIPS"), ("session", "weighted DR", "weighted DR", "weighted per-decision IS")],
 )
 def test_the_default_goes_by_the_verdict_of_the_weights(per: Per, supported: str, weak: str, bare: str) -> None:
     seen = evidence(per=per)

@@ -156,7 +156,7 @@ def test_a_candidate_without_an_estimate_is_not_chosen() -> None:
 
 def test_the_default_leans_on_weights_as_far_as_they_are_supported() -> None:
     names = {per: [default_estimator(one, per=per) for one in get_args(Verdict)] for per in get_args(Per)}
-    assert names == {"step": ["SNDR", "DRos", "DM"], "session": ["weighted DR", "FQE", "FQE"]}
+    assert names == {"step": ["SNDR", "SNDR", "DM"], "session": ["weighted DR", "weighted DR", "FQE"]}
     for per in get_args(Per):
         formulas = [estimators(per)[name] for name in names[per]]
         assert [formula.weighs for formula in formulas][::2] == [True, False]

@@ -84,7 +84,7 @@ def test_a_flat_file_gives_the_numbers_of_its_arrays(tmp_path: Path, per: Per) -
     model = known["DM" if per == "step" else "FQE"]
     assert model.verdict == "cannot say" and "known by the probability of what was shown alone" in model.warnings[0]
     truth = (OTHER * CLICKS).sum(axis=1).mean() * (1 if per == "step" else 3)
-    assert found.policies[0].chosen == ("SNDR" if per == "step" else "FQE")  # the weights of sessions are weak
+    assert found.policies[0].chosen == ("SNDR" if per == "step" else "weighted DR")
     names = {one.estimator: one for one in found.policies[0].estimates}
     best = names["SNDR" if per == "step" else "weighted DR"]
     assert abs(best.value - truth) < best.high - best.low
