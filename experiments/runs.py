@@ -4,7 +4,8 @@ config.json      each stage's settings, versions, commit, data hash, seconds
 log.jsonl        one line an event
 log/ roles.npy backbone/ users/ fidelity.json written by fit
 policies/NAME/seed-K/                        written by train (and evaluate, for the trivial ones)
-scorecard.json scorecard.csv report.html     written by evaluate and report
+scorecard.json scorecard.csv appraisal.json  written by evaluate
+report.html logs/                            written by report
 """
 
 from __future__ import annotations
