@@ -69,7 +69,7 @@ def _measured(folder: Path, per: Per, names: list[str], replicates: int) -> dict
     start, wall, core = most_resident(), time.perf_counter(), time.process_time()
     policies = {"target": StepPolicy(probability="p", q="q", v="v")}
     sums = stream_sums(folder, StepColumns(), policies, per=per, names=names)["target"]
-    sums.estimates(Question(per=per, replicates=replicates))
+    sums.estimates(Question(per=per, interval="percentile", replicates=replicates))
     return {
         "per": per,
         "estimator": names[0] if len(names) == 1 else f"all {len(names)}",
