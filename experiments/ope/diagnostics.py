@@ -48,7 +48,7 @@ def sections(
     time: DoubleArray | None,
     propensity: DoubleArray,
     item: IntArray | None,
-    num_items: int,
+    names: Sequence[str],
     covariates: Mapping[str, DoubleArray],
     seed: int,
 ) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def sections(
         time: (T,) seconds, or None.
         propensity: (T,) as weighed with; nan unknown.
         item: (T,) ids 1..N of what was shown; None where steps show several.
-        num_items: N.
+        names: (N,) of the items.
         covariates: (T,) each, settled before the choice was made; the first `COVARIATES` are used.
         seed: of resampling, permutations and planted faults.
     """
@@ -96,7 +96,7 @@ def sections(
             found["disagreement"][name] = [differ.words]
         elif differ is not None:
             notes.append(f"{name}: {differ.words}")
-    logger = _attempt(notes, "the logging policy over time", _logger, propensity, item, num_items, first, cuts, seed)
+    logger = _attempt(notes, "the logging policy over time", _logger, propensity, item, names, first, cuts, seed)
     notes += [f"{name}: {words}" for name, one in found["drift"].items() if one["drifts"] for words in one["words"]]
     notes += [f"the logging policy: {words}" for words in logger or []]
     made: dict[str, Any] = jsonable({**found, "logger": logger or [], "notes": notes})
@@ -219,6 +219,8 @@ def _overlap(one: Evidence) -> dict[str, Any]:
 
 def _differ(one: Evidence, level: float, seed: int) -> apart.Disagreement:
     """The main estimators of one value against each other."""
+    if np.ptp(one.reward) == 0:
+        raise ValueError(f"the reward is {one.reward[0]:g} in every row, so that estimators differ by rounding")
     terms = {}
     for name, uses in COMPARED[one.per].items():
         formula = estimators(one.per)[name]
@@ -230,7 +232,7 @@ def _differ(one: Evidence, level: float, seed: int) -> apart.Disagreement:
 
 
 def _logger(
-    propensity: DoubleArray, item: IntArray | None, num_items: int, first: Evidence, cuts: Sequence[Stretches],
+    propensity: DoubleArray, item: IntArray | None, names: Sequence[str], first: Evidence, cuts: Sequence[Stretches],
     seed: int,
 ) -> list[str] | None:  # fmt: skip
     """Whether propensities and what was shown changed over time."""
@@ -243,7 +245,7 @@ def _logger(
     cut, episode = cuts[0], first.episode
     permutations = max(len(cut.labels) * 20, 20)
     found = propensity_drift(
-        propensity, item, first.user[episode], cut.fold[episode], cut.start[episode], num_items=num_items, seed=seed,
-        replicates=2, permutations=permutations,
+        propensity, item, first.user[episode], cut.fold[episode], cut.start[episode], num_items=len(names),
+        names=names, seed=seed, replicates=2, permutations=permutations,
     )  # fmt: skip
     return list(found.words)

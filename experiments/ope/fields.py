@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +85,10 @@ class Fields:
         return np.array(found.fill_null(np.nan).to_numpy(), dtype=np.float64)
 
     def finite(self, name: str, role: str) -> DoubleArray:
-        """Finite numbers, (T,)."""
+        """Finite numbers, (T,), also as float32, which models read."""
         self.require(name, role)
         found = self.plain_numbers(name)
-        self.mark(name, ~np.isfinite(found), "a finite number")
+        self.mark(name, ~(np.abs(found) <= np.finfo(np.float32).max), "a finite number below 3.4e38")
         return found
 
     def probability(self, name: str, role: str, *, zero: bool) -> DoubleArray:
@@ -159,6 +160,8 @@ def read_fields(files: Sequence[Path], *, on_bad_rows: OnBadRows) -> Fields:
     parts: list[pl.DataFrame] = []
     for number, path in enumerate(files):
         part = read_text_columns(path, on_bad_rows=on_bad_rows, repairs=repairs)
+        if twice := [name for name in part.columns if re.search(r"_duplicated_\d+$", name)]:  # as polars has it
+            raise LogError(f"{path}: two columns are called {twice[0].rpartition('_duplicated_')[0]!r}; rename one")
         if parts and set(part.columns) != set(parts[0].columns) - {FILE}:
             raise LogError(f"{path}: its columns ({', '.join(part.columns[1:])}) are not those of {files[0]}")
         parts.append(part.with_columns(pl.lit(number, pl.Int32).alias(FILE)))

@@ -88,7 +88,22 @@ def flat_rows(
         files=fields.files,
         hashes=tuple(sha256(one) for one in fields.files),
         repairs=tuple(fields.repairs),
-        notes=() if "user" in ids else (f"the log names no users: each {unit} counts as a user of its own",),
+        notes=(
+            *(() if "user" in ids else (f"the log names no users: each {unit} counts as a user of its own",)),
+            *(_repeats(fields, order) if time is not None and len(ids.keys() & {"user", "session"}) else ()),
+        ),
+    )
+
+
+def _repeats(fields: Fields, order: IntArray) -> tuple[str, ...]:
+    """Words where rows of the log, times and users among its columns, are those of an earlier row in every column."""
+    again = ~fields.raw.select(pl.struct(fields.names).is_first_distinct()).to_series().to_numpy()
+    again = np.sort(order[again[order]])
+    if not len(again):
+        return ()
+    return (
+        f"{len(again):,} rows repeat an earlier row in every column and are counted again (for example "
+        f"{fields.where(int(again[0]))}); if they were logged twice, take them out",
     )
 
 

@@ -160,7 +160,8 @@ def along(sizes: Sequence[float]) -> Figure:
     with style():
         figure, axes = _axes(2.5)
         axes.plot(range(1, len(sizes) + 1), sizes, "o-", color=LIGHT["blue"], markersize=4)
-        axes.set_yscale("log")
+        if max(sizes) > 0:
+            axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}" if size >= 1 else f"{size:g}"))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("steps of the session")

@@ -116,6 +116,7 @@ def candidate(source: Source, rows: LoggedRows, *, encoder: Path | None = None) 
             np.bincount(rows.item - 1, minlength=rows.num_items) > 0 if where != "uniform" else np.ones(rows.num_items)
         )
         target = _table(source.name, (some / some.sum())[None], rows)
+        notes = _unseen(rows)
     elif where == "frequencies":
         target = _frequencies(source.name, rows)
         notes = ("how often the log shows each item, whatever the context, each row counted without itself",)
@@ -143,6 +144,21 @@ def _derived(entry: str) -> str:
     if path.exists():
         return path.name.split(".")[0]
     return entry.rpartition(":")[2].strip() if _ENTRY_POINT.fullmatch(entry) and entry[:8] != "uniform:" else entry
+
+
+def _unseen(rows: LoggedRows) -> tuple[str, ...]:
+    """Words where items that the log happens not to show are more than 1% of what the logger shows.
+
+    Their share is about that of the items shown once: Good (1953), "The population frequencies of species".
+    """
+    count = np.bincount(rows.item - 1, minlength=rows.num_items)
+    share = float((count == 1).sum()) / len(rows.item)
+    if share <= 0.01 or not count.all():
+        return ()
+    return (
+        f"uniform over the {rows.num_items:,} items that the log shows, when about {share:.0%} of what the logger "
+        "shows is none of them: all weights are too great; name all items by --catalogue",
+    )
 
 
 def _table(name: str, table: DoubleArray, rows: LoggedRows, *, by_position: bool = False) -> TableTarget:

@@ -28,7 +28,7 @@ class Propensities:
     """The log, its unknown propensities estimated if that was asked for and is of use."""
     estimated: DoubleArray | None = None  # (T,) of every row
     words: tuple[str, ...] = ()
-    """For every estimate that weighs."""
+    """On estimated ones, which leave no estimate better than weak."""
     no_ratios: str = ""
     """Why nothing can be weighed, where that is so."""
     facts: dict[str, Any] = field(default_factory=dict)

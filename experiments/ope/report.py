@@ -28,6 +28,7 @@ from recgym.logs.tables import OnBadRows
 from recgym.ope import off_policy
 from recgym.ope.appraisal import Appraisal, AppraisalConfig, appraise
 from recgym.ope.diagnostics import Question
+from recgym.ope.doubts import doubted
 from recgym.ope.evidence import Evidence, Per, gather
 from recgym.ope.fqe import FitConfig, Values
 from recgym.ope.off_policy import ModelConfig
@@ -112,6 +113,10 @@ def read(settings: LogReport) -> Reading:
         probabilities=tuple(dict.fromkeys(one.column for one in named if one.column is not None)),
         catalogue=None if settings.catalogue is None else read_catalogue(settings.catalogue),
     )
+    if rows.user.max() < 1:
+        raise ValueError(
+            f"{settings.logs}: all {len(rows.item):,} rows are of one user, but an interval needs two; log more"
+        )
     found = complete(rows, transitions(rows), estimate=settings.propensities == "estimate", seed=settings.seed)
     known = tuple(candidate(one, rows, encoder=settings.encoder) for one in named)
     return Reading(rows=rows, candidates=known, propensities=found)
@@ -134,9 +139,11 @@ def judge(reading: Reading, settings: LogReport, per: Per) -> tuple[Appraisal, d
     if per == "step":
         found = {name: by_popularity(evidence[name], one, rows, config.question) for name, one in found.items()}
     appraisal = replace(parts[0], policies=tuple(found[name] for name in evidence))
+    if guessed := reading.propensities.words:  # estimated propensities: weights that nothing in the log confirms
+        appraisal = doubted(appraisal, {name: guessed for name in evidence if name not in own})
     made = sections(
         list(evidence.values()), appraisal, time=rows.time, propensity=reading.propensities.logged.propensity,
-        item=rows.item, num_items=rows.num_items, covariates=_covariates(rows), seed=settings.seed,
+        item=rows.item, names=rows.items, covariates=_covariates(rows), seed=settings.seed,
     )  # fmt: skip
     return with_doubts(appraisal, made), made
 
@@ -235,7 +242,7 @@ def _evidence(one: Candidate, reading: Reading, question: Question) -> Evidence:
     chosen = ones if one.target is None else one.target.chosen()
     found = gather(
         view, chosen, policy=one.name, per=question.per, discount=question.discount, values=values, no_values=why,
-        words=(*one.notes, *more, *(known.words if one.target is not None else ())),
+        words=(*one.notes, *more),
     )  # fmt: skip
     no_ratios = known.no_ratios if found.ratios is None and known.no_ratios else found.no_ratios
     return replace(found, reward=rows.reward, no_ratios=no_ratios)

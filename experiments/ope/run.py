@@ -119,7 +119,7 @@ def _diagnosed(
     who, reward = logged.user[logged.episode], logged.reward.astype(np.float64)
     return sections(
         evidence, appraisal, time=time, propensity=logged.propensity,
-        item=logged.action[:, 0] if logged.action.shape[1] == 1 else None, num_items=sequences.num_items,
+        item=logged.action[:, 0] if logged.action.shape[1] == 1 else None, names=sequences.items["item"].to_list(),
         covariates=settled(time, who, logged.episode, reward), seed=seed,
     )  # fmt: skip
 

@@ -183,7 +183,10 @@ def _appraise(
     found = {name: answer(formula, seen, question) for name, formula in estimators(seen.per).items()}
     chosen, words = choose(found, seen, question, asked=config.estimator)
     found[chosen] = spoken(found[chosen], seen, question)
-    weights = None if seen.ratios is None else last_weights(seen.ratios, seen.episode)  # (E,)
+    try:
+        weights = last_weights(seen.weights, seen.episode)  # (E,)
+    except SupportError:
+        weights = None
     return PolicyReport(
         policy=seen.policy,
         chosen=chosen,
@@ -191,7 +194,7 @@ def _appraise(
         difference=None,
         statement=None,
         support=seen.support,
-        returns=None if weights is None or not weights.any() else _returns(weights, returns, config.tail),
+        returns=_returns(weights, returns, config.tail) if weights is not None and weights.any() else None,
         test=None,
         segments=tuple(_segments(seen, returns, chosen, question, segments)),
         words=words,

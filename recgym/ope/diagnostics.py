@@ -16,6 +16,12 @@ from recgym.types import DoubleArray, Estimate, IntArray
 
 Verdict = Literal["supported", "weak", "cannot say"]
 Method = Literal["t", "percentile", "BCa"]
+MODEL_ERROR = (
+    "the interval holds the spread over users, not the error of the fitted model, neither its noise nor its bias; "
+    "compare it with IPS or doubly robust estimates from logs that support them"
+)
+"""Of a model's value, whose terms are taken as known."""
+_MOST_TIMES = 1e4  # a log so many times as large can still be thought of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +115,8 @@ def judge(found: Support, thresholds: Thresholds, *, per: str) -> tuple[Verdict,
         if worth < 0.8 * found.effective_sample_size
         else ""
     )
-    more = (found.unevenness / thresholds.unevenness[0]) ** 2
+    more = min(found.unevenness / thresholds.unevenness[0], 1e100) ** 2
+    times = f"log {more:.3g} times as many {unit}, or" if more <= _MOST_TIMES else "no log of usual size mends that;"
     findings: list[tuple[bool, bool, str]] = [  # (exceeds weak, exceeds all, words)
         (
             worth < thresholds.effective_episodes[0],
@@ -122,8 +129,7 @@ def judge(found: Support, thresholds: Thresholds, *, per: str) -> tuple[Verdict,
             found.unevenness > thresholds.unevenness[1],
             f"the weights are so uneven (third moment over second {found.unevenness:.2g}, at most "
             f"{thresholds.unevenness[0]:.2g} is safe) that a few {unit}, drawn or not, would decide the mean and its "
-            f"interval is too narrow; log {more:.3g} times as many {unit}, or test a policy closer to the logging "
-            f"policy{shorter}",
+            f"interval is too narrow; {times} test a policy closer to the logging policy{shorter}",
         ),
         (
             found.tail_index > thresholds.tail_index[0],
@@ -237,6 +243,9 @@ def conclude_counts(
     half = (interval.high - interval.low) / 2
     if num_users > 1 and not half <= limits.half_width * abs(interval.value):
         words += (f"the interval is ± {half:.3g} around {interval.value:.3g}: more users are needed to read the value",)
+        verdict = worse(verdict, "weak")
+    if num_users > 1 and half <= 1e-12 * abs(interval.value):
+        words += ("all users gave the same, so that nothing says what chance could do; log until rewards vary",)
         verdict = worse(verdict, "weak")
     if num_users < limits.users:
         words += (f"{num_users} users are too few for an interval; log at least {limits.users}",)

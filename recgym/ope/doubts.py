@@ -18,8 +18,8 @@ def doubted(
 
     Args:
         appraisal: as made.
-        failed: by policy, words on each negative control that failed: propensities that do not belong to these rows
-            make every estimate suspect, so that all of the policy's are at most weak, and say why.
+        failed: by policy, words on each negative control that failed, or on estimated propensities: those that may not
+            belong to these rows make every estimate suspect, so that all of the policy's are at most weak, and say why.
         told: by policy, what else to know: drift, estimators that disagree. It changes no verdict.
 
     Raises:

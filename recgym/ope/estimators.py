@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recgym.ope.diagnostics import Question, Verdict, conclude, judge, read_interval, withheld
+from recgym.ope.diagnostics import (
+    MODEL_ERROR,
+    Question,
+    Verdict,
+    conclude,
+    judge,
+    read_interval,
+    withheld,
+    worse,
+)
 from recgym.ope.doubly_robust import doubly_robust
 from recgym.ope.evidence import Evidence, Per
 from recgym.ope.fqe import plausible
@@ -33,6 +42,9 @@ from recgym.types import DoubleArray, Estimate
 
 MIXING = 0.05
 """Of sub-Gaussian weights: they stay below 1 / MIXING."""
+
+LENGTHS = 101
+"""Of MAGIC's partial returns: of longer sessions, so many spread evenly."""
 
 
 class Terms(NamedTuple):
@@ -110,8 +122,9 @@ def answer(formula: Formula, evidence: Evidence, question: Question, *, terms: T
     if evidence.step_support is not None:
         verdict, doubts = judge(evidence.step_support, question.thresholds, per="step")
     found = conclude(
-        formula.name, interval, question, None, user=evidence.user, warnings=doubts, cap=verdict, biased=True
-    )
+        formula.name, interval, question, None, user=evidence.user, warnings=(*doubts, MODEL_ERROR),
+        cap=worse(verdict, "weak"),
+    )  # fmt: skip
     return replace(found, warnings=found.warnings + evidence.words)
 
 
@@ -140,7 +153,8 @@ def _weighted_doubly_robust(seen: Evidence) -> Terms:
 
 def _magic(seen: Evidence) -> Terms:
     above, below = weighted_doubly_robust_terms(seen.weights, seen.reward, seen.model, seen.episode, seen.discount)
-    return Terms(*blend_terms(above, below, magic(above, below, seen.user, seed=0)))
+    lengths = np.unique(np.linspace(0, above.shape[1] - 1, LENGTHS).round().astype(np.int64))
+    return Terms(*blend_terms(above, below, magic(above, below, seen.user, seed=0, lengths=lengths)))
 
 
 def _clipped_per_decision(seen: Evidence) -> Terms:

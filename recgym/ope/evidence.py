@@ -11,7 +11,7 @@ import numpy as np
 from recgym.ope.fqe import Values
 from recgym.ope.tails import Support, support
 from recgym.ope.views import first_steps, single_steps
-from recgym.ope.weights import SupportError, step_ratios
+from recgym.ope.weights import HEAVIEST, SupportError, cumulative_weights, step_ratios
 from recgym.types import BoolArray, DoubleArray, IntArray, Transitions
 
 Per = Literal["session", "step"]
@@ -56,15 +56,20 @@ class Evidence:
             return None
         return support(self.ratios, np.arange(len(self.ratios)), self.user[self.episode])
 
-    @property
+    @cached_property
     def weights(self) -> DoubleArray:
         """(T,) the ratios.
 
         Raises:
-            SupportError: There are none; the message says why.
+            SupportError: There are none, or they multiply to more than `HEAVIEST`; the message says why.
         """
         if self.ratios is None:
             raise SupportError(self.no_ratios)
+        if (heaviest := float(np.nanmax(cumulative_weights(self.ratios, self.episode)))) > HEAVIEST:
+            raise SupportError(
+                f"the greatest weight is {heaviest:.3g}, too great to be averaged; look for propensities that are far "
+                "too small, or test a policy closer to the logging policy"
+            )
         return self.ratios
 
     @property

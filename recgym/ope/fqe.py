@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recgym.ope.diagnostics import Question, conclude, judge, read_interval, support, withheld
+from recgym.ope.diagnostics import MODEL_ERROR, Question, conclude, judge, read_interval, support, withheld, worse
 from recgym.ope.importance import episode_sums
 from recgym.ope.intervals import members_and_users
 from recgym.ope.targets import PolicyTarget, Target
@@ -250,7 +250,7 @@ class FittedQ:
             )
             return withheld("FQE", reason, asked, sample_size=view.num_episodes)
         interval = read_interval(asked, start[0], np.ones(start.shape[1]), view.user)
-        words = cut_words(target)
+        words = (*cut_words(target), *((MODEL_ERROR,) if self.members == 1 else ()))
         if self.members > 1:
             interval = members_and_users(start, view.user, level=asked.level)
             words += (
@@ -261,10 +261,11 @@ class FittedQ:
             ratios = step_ratios(target_probabilities(policy, view), view.propensity)
         except SupportError as reason:
             words += (f"support cannot be checked: {reason}",)
-            return conclude("FQE", interval, asked, None, user=view.user, warnings=words, biased=True)
+            return conclude("FQE", interval, asked, None, user=view.user, warnings=words, cap="weak")
         alone = single_steps(view)  # the fit extrapolates step by step, so support is a matter of single steps
         verdict, doubts = judge(support(ratios, alone.episode, alone.user), asked.thresholds, per="step")
-        return conclude("FQE", interval, asked, None, user=view.user, warnings=words + doubts, cap=verdict, biased=True)
+        cap = worse(verdict, "weak")
+        return conclude("FQE", interval, asked, None, user=view.user, warnings=words + doubts, cap=cap)
 
     def _starts(self, target: LoggedTarget) -> DoubleArray:
         """V at the start of each episode by each member, (M, E)."""

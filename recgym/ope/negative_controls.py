@@ -120,7 +120,7 @@ def weight_checks(
         value, psi = influence(above, below, who)
         blame = "the logged propensities are too high, or the policy shows items that the logger could not"
         if value > 1:
-            blame = "the logged propensities are too low"
+            blame = "the logged propensities are too low, or the policy's items were picked by what the log shows"
         found.append(Check(name=name, expected=1.0, value=value, psi=psi, blame=blame))
     return tuple(found)
 

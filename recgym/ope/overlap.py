@@ -126,8 +126,7 @@ def step_support(ratios: DoubleArray, episode: IntArray) -> tuple[StepSupport, .
     Source: Kong (1992), "A note on importance sampling using standardized weights", at each step.
     """
     place = np.arange(len(episode)) - first_steps(episode)[episode]  # (T,)
-    with np.errstate(over="ignore"):
-        weight = cumulative_weights(ratios, episode)  # (T,)
+    weight = cumulative_weights(ratios, episode)  # (T,)
     require_finite("the product of ratios", weight)
     running = np.bincount(place)  # (H,)
     largest = np.zeros(len(running))

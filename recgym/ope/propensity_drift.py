@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,7 @@ def propensity_drift(
     *,
     num_items: int,
     seed: int,
+    names: Sequence[str] | None = None,
     distribution: DoubleArray | None = None,
     weights: DoubleArray | None = None,
     level: float = 0.95,
@@ -75,6 +76,7 @@ def propensity_drift(
         start: (n,) start of the row's session.
         num_items: N.
         seed: Of resampling and permutations.
+        names: (N,) of the items, for the words; None: their ids.
         distribution: (n, N) the logger's chance of each item, where logged.
         weights: (n,) pi / mu of single impressions, of any target policy.
         level: Of intervals and, as 1 - level, of tests.
@@ -115,7 +117,7 @@ def propensity_drift(
         mean_weight=mean_weight,
         wrong_folds=wrong,
         shifts=shifts,
-        words=_words(log_propensity, entropy, mean_weight, wrong, shifts),
+        words=_words(log_propensity, entropy, mean_weight, wrong, shifts, names),
     )
 
 
@@ -217,6 +219,7 @@ def _words(
     mean_weight: OverTime | None,
     wrong: tuple[int, ...],
     shifts: tuple[ItemShift, ...],
+    names: Sequence[str] | None,
 ) -> tuple[str, ...]:
     words = [each.words for each in (log_propensity, entropy) if each is not None]
     if mean_weight is not None and wrong:
@@ -230,10 +233,11 @@ def _words(
     moved = [each for each in shifts if each.changed]
     for each in moved:
         item, before, after = each.items[0]
+        called = item if names is None else names[item - 1]
         words.append(
             f"what is shown changed between folds {each.fold - 1} and {each.fold}: {each.distance:.1%} of impressions "
-            f"went to other items, chance alone makes {each.expected:.1%} (most of all item {item}, from {before:.1%} "
-            f"to {after:.1%}); the policy, the catalogue or the visitors changed"
+            f"went to other items, chance alone makes {each.expected:.1%} (most of all item {called}, from "
+            f"{before:.1%} to {after:.1%}); the policy, the catalogue or the visitors changed"
         )
     if not moved:
         words.append("the items' shares differ between folds no more than chance makes them")

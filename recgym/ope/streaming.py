@@ -19,7 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from recgym.ope.diagnostics import Question, Support, conclude_counts, judge, read_interval, withheld
+from recgym.ope.diagnostics import (
+    MODEL_ERROR,
+    Question,
+    Support,
+    conclude_counts,
+    judge,
+    read_interval,
+    withheld,
+    worse,
+)
 from recgym.ope.estimators import Formula, by_parts
 from recgym.ope.evidence import Evidence, Per
 from recgym.ope.rows import check_weight_left
@@ -73,8 +82,8 @@ class UserSums:
             )
         verdict, doubts = judge(self.step_support, asked.thresholds, per="step")
         return conclude_counts(
-            name, interval, asked, None, num_episodes=episodes, num_users=users, warnings=doubts, cap=verdict,
-            biased=True,
+            name, interval, asked, None, num_episodes=episodes, num_users=users, warnings=(*doubts, MODEL_ERROR),
+            cap=worse(verdict, "weak"),
         )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from recgym.ope.views import first_steps
 from recgym.ope.weights import cumulative_weights
 from recgym.types import DoubleArray, IntArray
 
+_MOST = 1e50  # of a ratio, so that its third power times the next step's is a number
+
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
@@ -57,6 +59,7 @@ def support(ratios: DoubleArray, episode: IntArray, user: IntArray) -> Support:
     Source: Kong (1992) for the effective sample size; Esseen (1942) for the third moment over the second.
     """
     check_weights(ratios, name="ratios")
+    ratios = np.minimum(ratios, _MOST)
     weights = Weights(len(user))
     weights.add(ratios, episode)
     index = np.unique(user, return_inverse=True)[1][episode]  # (T,)
@@ -82,7 +85,7 @@ class Weights:
     def add(self, ratios: DoubleArray, episode: IntArray) -> None:
         """Add whole episodes: ratios (T,), episode (T,)."""
         last = np.append(first_steps(episode)[1:], len(episode)) - 1
-        weight = cumulative_weights(ratios, episode)[last]  # (E,)
+        weight = np.nan_to_num(cumulative_weights(ratios, episode)[last], nan=0.0, posinf=1e300)  # (E,)
         self.moments.add(ratios, episode)
         self.count, self.zeros = self.count + len(weight), self.zeros + int((weight == 0).sum())
         before, self.largest = self.largest, max(self.largest, float(weight.max()))
@@ -191,7 +194,7 @@ def tail_index(weights: DoubleArray, count: int | None = None) -> float:
     size = int(min(number / 5, 3 * math.sqrt(number)))
     ordered = np.sort(weights)
     above = ordered[len(ordered) - size :] - ordered[len(ordered) - size - 1]
-    above = above[above > 0]
+    above = above[above > 1e-100 * ordered[-1]]
     if len(above) < 5:
         return math.nan
     above /= above[-1]

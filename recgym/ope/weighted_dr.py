@@ -75,8 +75,10 @@ def partial_returns(numerators: DoubleArray, denominators: DoubleArray) -> Doubl
     return returns
 
 
-def partial_covariance(numerators: DoubleArray, denominators: DoubleArray, user: IntArray) -> DoubleArray:
-    """Covariance of g_0 ... g_H, (1 + H, 1 + H), users (E,) being independent.
+def partial_covariance(
+    numerators: DoubleArray, denominators: DoubleArray, user: IntArray, lengths: IntArray | None = None
+) -> DoubleArray:
+    """Covariance of g_0 ... g_H, (1 + H, 1 + H), or of those of the given `lengths` (J,), users (E,) being independent.
 
     Each user adds sum_e (numerator - ratio denominator) / sum denominator to the error of a column. The paper takes
     the sums of weights as known; here their variation counts (delta method), and users may have several sessions.
@@ -89,8 +91,11 @@ def partial_covariance(numerators: DoubleArray, denominators: DoubleArray, user:
         raise ValueError(f"a covariance over users needs at least two users, got {len(who)}")
     total = denominators.sum(axis=0)
     error = (numerators - numerators.sum(axis=0) / total * denominators) / total  # (E, 1 + H)
-    per_user = np.zeros((len(who), error.shape[1]))
-    np.add.at(per_user, index, np.cumsum(error, axis=1))
+    reached = np.cumsum(error, axis=1)
+    if lengths is not None:
+        reached = reached[:, lengths]
+    per_user = np.zeros((len(who), reached.shape[1]))
+    np.add.at(per_user, index, reached)
     covariance: DoubleArray = len(who) / (len(who) - 1) * per_user.T @ per_user
     return covariance
 
@@ -131,7 +136,7 @@ def magic(
     whole = bootstrap_ratio(numerators, denominators, user, seed=seed, level=level, replicates=replicates)
     returns = partial_returns(numerators, denominators)[chosen]
     bias = returns - np.clip(returns, min(whole.low, whole.value), max(whole.high, whole.value))
-    covariance = partial_covariance(numerators, denominators, user)[np.ix_(chosen, chosen)]
+    covariance = partial_covariance(numerators, denominators, user, chosen)
     shares = simplex_minimum(covariance + np.outer(bias, bias))
     return Blend(float(shares @ returns), chosen, returns, shares, covariance, bias)
 

@@ -12,6 +12,9 @@ import torch
 from recgym.ope.views import chunks, first_steps, observe
 from recgym.types import DoubleArray, IntArray, Observation, Policy, Transitions
 
+HEAVIEST = 1e100
+"""Nothing is estimated from greater weights: their squares would soon be no numbers."""
+
 
 class SupportError(ValueError):
     """The log cannot give importance weights; the message says why and what would."""
@@ -83,11 +86,15 @@ def step_ratios(target: DoubleArray, propensity: DoubleArray) -> DoubleArray:
 
 
 def cumulative_weights(ratios: DoubleArray, episode: IntArray) -> DoubleArray:
-    """w_t = rho_0 ... rho_t within each episode: (T,), (T,) -> (T,)."""
+    """w_t = rho_0 ... rho_t within each episode: (T,), (T,) -> (T,).
+
+    inf where that is too great for a float64, nan where it then falls to 0.
+    """
     table = ratios.copy()
     start = first_steps(episode)  # (E,)
     length = np.diff(np.append(start, len(episode)))  # (E,)
     for place in range(1, int(length.max(initial=0))):
         here = start[length > place] + place
-        table[here] *= table[here - 1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            table[here] *= table[here - 1]
     return table

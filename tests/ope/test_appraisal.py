@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from recgym.ope.appraisal import AppraisalConfig, appraise
-from recgym.ope.diagnostics import Question
-from recgym.ope.estimators import MIXING, SESSION, STEP, estimators
+from recgym.ope.diagnostics import MODEL_ERROR, Question
+from recgym.ope.estimators import LENGTHS, MIXING, SESSION, STEP, estimators
 from recgym.ope.evidence import Evidence, gather
 from recgym.ope.fqe import Values
 from recgym.ope.weights import step_ratios, target_probabilities
@@ -86,6 +86,46 @@ def test_every_session_estimator_is_its_formula() -> None:
         assert SESSION[name].terms(seen).value == pytest.approx(value, rel=1e-9), name
     both = sorted((formula["FQE"], formula["weighted DR"]))
     assert math.isfinite(SESSION["MAGIC"].terms(seen).value) and both[0] < both[1]
+
+
+def test_magic_blends_few_lengths_of_a_long_session() -> None:
+    """All of 2,000 would need a covariance of 2,000 times 2,000: 32 MB here, gigabytes at 20,000."""
+    steps, rng = 2000, np.random.default_rng(0)
+    seen = Evidence(
+        policy="new", per="session", reward=rng.random(4 * steps), episode=np.repeat(np.arange(4), steps),
+        user=np.arange(4), ratios=np.ones(4 * steps), values=Values(*rng.random((3, 4 * steps))),
+    )  # fmt: skip
+    blended, whole = SESSION["MAGIC"].terms(seen).above[0, 1:], SESSION["weighted DR"].terms(seen).above[0, 1:]
+    taken = 1 + np.flatnonzero(np.abs(np.diff(blended / whole)) > 1e-9)  # lengths that count for something
+    assert set(taken) <= set(np.linspace(0, steps, LENGTHS).astype(int))
+
+
+def test_weights_too_great_to_be_averaged_are_withheld() -> None:
+    """One ratio of 1e300 an episode, twice: the products are no numbers, and what is said of them is."""
+    size = 400
+    for per, episode in (("step", np.arange(size)), ("session", np.arange(size) // 2)):
+        one = Evidence(
+            policy="new", per=per, reward=np.ones(size), episode=episode, user=np.arange(episode[-1] + 1),  # type: ignore[arg-type]
+            ratios=np.where(np.arange(size) < 100, 1e300, 0.5),
+        )  # fmt: skip
+        (found,) = appraise([one], QUICK).policies
+        assert found.estimate.verdict == "cannot say" and math.isnan(found.estimate.value)
+        assert found.difference is None and found.returns is None
+        assert any("too great to be averaged" in words for words in found.estimate.warnings)
+
+
+def test_a_models_interval_is_said_to_leave_out_its_error() -> None:
+    (found,) = appraise([bandit(drawn(500, seed=7))], QUICK).policies
+    (model,) = [one for one in found.estimates if one.estimator == "DM"]
+    assert MODEL_ERROR in model.warnings and not any("holds the noise" in words for words in model.warnings)
+
+
+def test_no_reward_at_all_is_no_proof_of_0() -> None:
+    """With 3 / 4000 as the truth, 4,000 impressions go by without any reward in one log of twenty."""
+    seen = drawn(4000, seed=3)
+    (found,) = appraise([bandit(seen._replace(reward=np.zeros(4000)))], AppraisalConfig(estimator="SNIPS")).policies
+    assert (found.estimate.low, found.estimate.high) == (0, 0)
+    assert found.estimate.verdict == "weak" and "nothing says what chance could do" in found.estimate.warnings[0]
 
 
 def test_a_better_policy_is_better_and_production_is_itself() -> None:

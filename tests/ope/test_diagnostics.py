@@ -47,6 +47,8 @@ def test_each_sign_speaks(number: str, weak: float, nothing: float, words: str) 
 def test_the_words_say_how_many_more_and_how_heavy() -> None:
     assert "log 4 times as many sessions" in said(unevenness=1.0)[1]
     assert "a tail so heavy (index 0.90, at most 0.7 is safe)" in said(tail_index=0.9)[1]
+    for beyond in (100.0, 1e200):
+        assert "too narrow; no log of usual size mends that; test a policy closer" in said(unevenness=beyond)[1]
     assert "impressions" in judge(replace(MILD, tail_index=0.9), Thresholds(), per="step")[1][0]
 
 

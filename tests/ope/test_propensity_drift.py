@@ -119,6 +119,16 @@ def test_a_fold_with_one_heavy_weight_is_not_taken_for_wrong_propensities() -> N
         assert found.wrong_folds == wrong
 
 
+def test_words_call_an_item_by_its_name() -> None:
+    """Id 1 is the first name: a log whose items are called 0, 1, 2 would be told of the wrong one."""
+    fold, users = np.repeat(np.arange(2), 100), np.arange(200)
+    found = propensity_drift(
+        np.full(200, 0.5), fold + 1, users, fold, fold.astype(np.float64), num_items=2, seed=0, names=("0", "1"),
+        replicates=2, permutations=19,
+    )  # fmt: skip
+    assert "most of all item 0, from 100.0% to 0.0%" in " ".join(found.words)
+
+
 def test_open_bandits_thompson_sampler_learned_while_it_logged(real_data: Path) -> None:
     logged = open_bandit(real_data, "bts")
     when = pl.read_csv(real_data / "obd_men" / "bts_men.csv.gz", columns=["timestamp"])["timestamp"]

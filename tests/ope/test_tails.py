@@ -70,6 +70,10 @@ def test_weights_beyond_all_powers_do_not_overflow() -> None:
     assert found.effective_sample_size == pytest.approx(1000)
     assert found.expected_sample_size == pytest.approx(1000)
     assert found.unevenness == pytest.approx(1 / math.sqrt(1000))
+    one = support(
+        np.append(np.full(300, 1e300), np.ones(3)), np.append(np.zeros(300, np.int64), [1, 2, 3]), np.arange(4)
+    )
+    assert one.effective_sample_size == pytest.approx(1) and one.expected_sample_size < 2
     nothing = support(np.zeros(40), np.arange(40), np.arange(40))
     assert nothing.effective_sample_size == nothing.expected_sample_size == 0
 

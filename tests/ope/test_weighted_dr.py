@@ -97,6 +97,13 @@ def test_the_covariance_is_that_of_repeated_logs() -> None:
     np.testing.assert_allclose(estimated / scale, seen / scale, atol=0.2)
 
 
+def test_some_lengths_have_their_part_of_the_covariance() -> None:
+    above, below = terms(every(WORLD).draw(50, seed=1), WRONG)
+    whole, some = partial_covariance(above, below, np.arange(50)), np.array([0, 3])
+    part = partial_covariance(above, below, np.arange(50), some)
+    np.testing.assert_allclose(part, whole[np.ix_(some, some)], rtol=1e-12)
+
+
 def test_a_session_logged_twice_for_one_user_is_one_observation() -> None:
     found = every(WORLD).draw(50, seed=2)
     twice = found.take(np.repeat(np.arange(50), 2))

@@ -23,7 +23,7 @@ from recgym.ope.fqe import Values
 from recgym.ope.importance import last_weights
 from recgym.types import DoubleArray
 from tests.experiments.cards import card
-from tests.experiments.ope.logs import CLICKS, OTHER, Drawn, drawn
+from tests.experiments.ope.logs import CLICKS, ITEMS, OTHER, Drawn, drawn
 
 pytestmark = pytest.mark.experiments
 DAY = 1_700_000_000.0
@@ -53,7 +53,7 @@ def examined(made: Drawn, *seen: Evidence, **more: Any) -> tuple[Appraisal, dict
     time = times(made)
     appraisal = appraise(seen, AppraisalConfig(question=Question(per=seen[0].per, replicates=100)))
     given: dict[str, Any] = {
-        "time": time, "propensity": made.propensity, "item": made.item, "num_items": 4, "seed": 0,
+        "time": time, "propensity": made.propensity, "item": made.item, "names": ITEMS, "seed": 0,
         "covariates": {
             **settled(time, made.user[made.episode], made.episode, made.reward), "position": made.slot.astype(float)
         },

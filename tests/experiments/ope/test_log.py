@@ -63,6 +63,18 @@ def test_unsorted_rows_are_sorted_and_said(tmp_path: Path) -> None:
     assert note.rule.startswith("sorted: rows earlier") and 0 < note.count < 60 and "log.csv, row" in note.example
 
 
+def test_rows_that_repeat_are_said(tmp_path: Path) -> None:
+    """Counted as they stand: twice the same may have happened. Rows without a time or a user repeat by nature."""
+    table = drawn(4).table
+    twice = write(pl.concat([table, table[3:5]]), tmp_path / "log.csv")
+    rows = read_rows(twice)
+    assert len(rows.item) == 14
+    assert any("2 rows repeat an earlier row" in note and "row 14" in note for note in rows.notes)
+    assert read_rows(write(table, tmp_path / "log.csv")).notes == ()
+    bare = pl.concat([table, table]).drop("user", "session")
+    assert not any("repeat" in note for note in read_rows(write(bare, tmp_path / "log.csv")).notes)
+
+
 def test_without_users_and_sessions_each_row_stands_alone(tmp_path: Path) -> None:
     made = drawn(4)
     rows = read_rows(write(made.table.drop("user", "session"), tmp_path / "log.csv"))
@@ -93,6 +105,7 @@ def test_several_kinds_of_feedback_make_the_reward(tmp_path: Path) -> None:
         ("propensity", "NaN", "a probability above 0, at most 1; --propensities estimate"),
         ("reward", "nan", "a finite number"),
         ("reward", "inf", "a finite number"),
+        ("reward", "1e39", "a finite number below 3.4e38"),
         ("reward", "", "a finite number"),
         ("item", "", "a non-empty id"),
         ("user", " ", "a non-empty id"),
@@ -149,6 +162,10 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
         read_rows(path, on_bad_rows="drop")
     with pytest.raises(LogError, match=r"no column 'good' .for reward.; the file has item, reward"):
         read_rows(path, LogColumns(reward="good"))
+    path.write_text("item,item,reward\na,b,1\n")
+    with pytest.raises(LogError, match=r"log\.csv: two columns are called 'item'; rename one"):
+        read_rows(path)
+    path.write_text("item,reward\na,1\n")
     with pytest.raises(LogError, match="no reader for format 'odd'"):
         read_rows(path, format="odd")
     with pytest.raises(LogError, match="is a folder, as published"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from experiments.ope.page import write_pages
-from experiments.ope.plots import DARK, LIGHT
+from experiments.ope.plots import DARK, LIGHT, along
 from experiments.ope.words import number, said, verdict
 from recgym.files import FormatError
 from tests.experiments.ope.appraised import bandit, document, full
@@ -175,3 +176,9 @@ def _luminance(code: str) -> float:
     parts = [int(code[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_session_without_any_weight_is_drawn_in_silence() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        along([0.0, 0.0]).canvas.draw()

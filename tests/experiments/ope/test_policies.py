@@ -75,6 +75,18 @@ def test_simple_rules(rows: LoggedRows) -> None:
         made("x=nowhere", rows)
 
 
+def test_uniform_over_a_part_of_the_catalogue_is_said(tmp_path: Path) -> None:
+    """60 rows of 1,000 items: nearly all are shown once, so nearly all of what the logger shows is not in the log."""
+    names = [f"i{one}" for one in range(1000)]
+    item = np.random.default_rng(0).choice(names, 60)
+    path = write(drawn(20).table.with_columns(item=pl.Series(item)), tmp_path / "log.csv")
+    (note,) = made("uniform", read_rows(path)).notes
+    once = (np.unique(item, return_counts=True)[1] == 1).sum() / 60
+    assert f"about {once:.0%} of what the logger shows is none of them" in note and "--catalogue" in note
+    assert made("uniform", read_rows(path, catalogue=names)).notes == ()
+    assert made("uniform", read_rows(write(drawn(20).table, path))).notes == ()
+
+
 @pytest.mark.parametrize("name", ["other.csv", "other.parquet"])
 def test_a_table_by_position_is_the_column_it_stands_for(rows: LoggedRows, tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(chosen(str(write(table(), tmp_path / name)), rows), drawn(20).other, atol=1e-15)

@@ -125,7 +125,7 @@ def test_estimated_propensities_come_near_and_their_effect_is_shown(tmp_path: Pa
     assert effect["ratio"][1] == pytest.approx(1, abs=0.1)
     best = document["appraisals"][0]["policies"][0]["estimate"]
     assert abs(best["value"] - (OTHER * CLICKS).sum(axis=1).mean()) < 0.06
-    assert "450 of 900 propensities are estimated" in " ".join(best["warnings"])
+    assert "450 of 900 propensities are estimated" in " ".join(best["warnings"]) and best["verdict"] == "weak"
 
 
 def test_a_logger_without_choice_cannot_be_weighed(tmp_path: Path) -> None:
@@ -236,12 +236,23 @@ def test_the_command_line_refuses_in_words(tmp_path: Path, capsys: pytest.Captur
     out = ["--out", str(tmp_path / "out")]
     assert main(["report", "--logs", str(path), "--policies", "uniform", *out]) == 1
     assert "row 2, field 'propensity': '0.0' is not a probability above 0" in capsys.readouterr().err
+    lone = write(drawn(2).table, tmp_path / "lone.csv")
+    assert main(["report", "--logs", str(lone), "--policies", "uniform", *out]) == 1
+    assert f"{lone}: all 6 rows are of one user, but an interval needs two; log more" in capsys.readouterr().err
     assert main(["report", "--logs", str(path), *out]) == 1
     assert "needs --policies" in capsys.readouterr().err
     assert main(["report", "--policies", "uniform", *out]) == 1
     assert "give it by --logs" in capsys.readouterr().err
     assert main(["report", *out]) == 1
     assert "run `python -m experiments evaluate`" in capsys.readouterr().err
+
+
+def test_a_reward_that_never_varies_tells_nobody_apart(tmp_path: Path) -> None:
+    path = write(drawn(40).table.with_columns(reward=pl.lit(1.0)), tmp_path / "log.csv")
+    asked = settings(path, "uniform", per="session")
+    found, diagnosed = judge(read(asked), asked, "session")
+    assert found.policies[0].statement == "undecided" and diagnosed["disagreement"] == {}
+    assert any("the reward is 1 in every row" in note for note in diagnosed["notes"])
 
 
 def test_the_samples_impressions_are_judged(tmp_path: Path) -> None:
