@@ -224,7 +224,13 @@ def _function(source: Source, rows: LoggedRows) -> FunctionTarget:
             columns=columns[places] if columns.width else columns, items=rows.items, rows=places,
             position=None if rows.position is None else rows.position[places],
         )  # fmt: skip
-        given = np.asarray(function(batch), dtype=np.float64)
+        try:
+            given = np.asarray(function(batch), dtype=np.float64)
+        except Exception as error:  # somebody else's code: whatever it raises, say whose it is
+            where = f"{rows.where(int(places[0]))} and {len(places) - 1} more rows"
+            raise ValueError(
+                f"policy {source.name!r}: {source.where} failed on {where} with {type(error).__name__}: {error}"
+            ) from error
         if given.shape != (len(places), rows.num_items):
             return given
         wrong = ~np.isfinite(given) | (given < 0)

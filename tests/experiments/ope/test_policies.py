@@ -149,6 +149,9 @@ def missing(batch):
 
 def narrow(batch):
     return OTHER[batch.position][:, :3]
+
+def broken(batch):
+    return batch.columns["height"]
 """
 
 
@@ -164,6 +167,8 @@ def test_a_function_is_asked_for_rows(rows: LoggedRows, tmp_path: Path, monkeypa
         chosen("shop_rules:missing", rows)
     with pytest.raises(ValueError, match=r"policy 'narrow' must give \(60, 4\) probabilities .* got \(60, 3\)"):
         chosen("shop_rules:narrow", rows)
+    with pytest.raises(ValueError, match=r"policy 'broken': shop_rules:broken failed on .*log.csv, row 2 and 59 more"):
+        chosen("shop_rules:broken", rows)
     with pytest.raises(ValueError, match="policy 'none': no function 'none' in a module 'shop_rules'"):
         made("shop_rules:none", rows)
 
