@@ -31,7 +31,22 @@ def verdict(document: Fields) -> Verdict:
     groups = [
         (f"By {UNITS[one['per']].split()[1]}", policy_sentences(one, unit_of(document))) for one in appraisals(document)
     ]
-    return Verdict(headline(appraisals(document)[0], failed, unit_of(document)), _alarms(document), groups)
+    top = headline(appraisals(document)[0], failed, unit_of(document))
+    return Verdict(_with_the_next(top, document), _alarms(document), groups)
+
+
+def _with_the_next(top: Sentence, document: Fields) -> Sentence:
+    """Where the logs cannot say what a session is worth, what they say of an impression belongs on top too."""
+    first, *rest = appraisals(document)
+    if top.tone != "alarm" or not rest:
+        return top
+    failed = failures({"controls": rest[0].get("controls")})
+    following = headline(rest[0], failed, unit_of(document))
+    if following.tone == "alarm":
+        return top
+    which = _which([one["policy"] for one in first["policies"]])
+    start = f"The logs cannot say what {which} would earn {UNITS[first['per']]}"
+    return Sentence(f"{start}. By {UNITS[rest[0]['per']].split()[1]}: {following.text}", following.tone)
 
 
 def appraisals(document: Fields) -> list[Fields]:
@@ -142,11 +157,14 @@ def reason(estimate: Fields) -> str:
     return text.rstrip(".")
 
 
+def _which(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"any of {len(names)} policies"
+
+
 def _mute(appraisal: Fields) -> Sentence:
     names = [one["policy"] for one in appraisal["policies"]]
     why = reason(chosen(appraisal["policies"][0])) if names else "there is no policy"
-    which = names[0] if len(names) == 1 else f"any of {len(names)} policies"
-    start = f"The logs cannot say what {which} would earn {UNITS[appraisal['per']]}"
+    start = f"The logs cannot say what {_which(names)} would earn {UNITS[appraisal['per']]}"
     return Sentence(f"{start}: {why if len(names) == 1 else f'of {names[0]}, {why}'}.", "alarm")
 
 

@@ -59,6 +59,17 @@ def test_what_the_logs_cannot_say_is_withheld_with_a_cure() -> None:
     )
 
 
+def test_where_sessions_are_silent_impressions_speak() -> None:
+    both = deepcopy(document(bandit("new"), bandit("new")))
+    first = both["appraisals"][0] = {**both["appraisals"][0], "per": "session"}
+    first["policies"][0]["difference"] = None
+    found = verdict(both)
+    assert found.headline.tone == "good"
+    assert found.headline.text.startswith(
+        "The logs cannot say what new would earn a session. By impression: The logs support switching to new: +"
+    )
+
+
 def test_a_failed_negative_control_takes_the_advice_back() -> None:
     found = verdict(full())
     assert "its negative control 'reward before the choice' failed: test before switching" in found.headline.text
