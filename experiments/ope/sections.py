@@ -78,7 +78,8 @@ def _differences(_: Fields, appraisal: Fields, unit: str) -> list[Part]:
         one, verdict = policy["difference"], chosen(policy)["verdict"]
         name, word = policy["policy"], policy["statement"] or "not compared"
         rows.append([name, said(one, signed=True), relative(policy, appraisal), word, mark(verdict)])
-        points.append(point(name, one, word, hollow=verdict == "weak"))
+        if one is not None or verdict == "cannot say":
+            points.append(point(name, one, word, hollow=verdict == "weak"))
     return [
         Part(
             title=f"Difference to production: {unit}",

@@ -96,7 +96,7 @@ def number(value: float | None, width: float = 0.0, *, signed: bool = False) -> 
     size = width / 2 or abs(value) / 10
     decimals = min(max(0, 1 - math.floor(math.log10(size))), 9) if size > 0 else 0
     text = f"{value:+,.{decimals}f}" if signed else f"{value:,.{decimals}f}"
-    return text.lstrip("+-") if float(text.replace(",", "")) == 0 else text
+    return text.lstrip("+-") if value == 0 else text  # a rounded one keeps its side of 0
 
 
 def relative(policy: Fields, appraisal: Fields) -> str:
@@ -201,7 +201,7 @@ def _doubt(policy: Fields, failed: dict[str, list[Fields]]) -> str:
     if some := failed.get(policy["policy"]):
         return f"its negative control {some[0]['name']!r} failed"
     if chosen(policy)["verdict"] == "weak":
-        return f"weakly, as {reason(chosen(policy))}"
+        return "only weakly (why: below)"
     return "the interval that holds for all policies at once reaches 0"
 
 

@@ -124,7 +124,7 @@ def test_numbers_have_the_digits_that_their_interval_bears() -> None:
     assert said({"value": 12.3456, "low": -80.0, "high": 120.0}, signed=True) == "+12 [-80, +120]"
     assert said({"value": None, "low": None, "high": None}) == "n/a"
     assert number(1234567.0) == "1,234,567"
-    assert number(-0.0000001, 1.0) == "0.00"
+    assert number(-0.0000001, 1.0) == "-0.00" and number(0.0, 1.0, signed=True) == "0.00"
 
 
 def test_foreign_documents_are_refused_by_field() -> None:
