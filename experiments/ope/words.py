@@ -12,6 +12,7 @@ from experiments.verdict import Sentence, Tone
 
 Fields = dict[str, Any]
 UNITS = {"session": "a session", "step": "an impression"}
+ALONE = ", in the contexts that were logged: what a choice does to the rest of the session is not counted"
 MARKS = {"supported": "●", "weak": "◇", "cannot say": "✕"}
 """The plots' shapes, so that no verdict rests on colour."""
 
@@ -28,8 +29,13 @@ class Verdict(NamedTuple):
 def verdict(document: Fields) -> Verdict:
     """The headline speaks of the first appraisal; the groups of all."""
     failed = failures(document)
+    both = len(appraisals(document)) > 1
     groups = [
-        (f"By {UNITS[one['per']].split()[1]}", policy_sentences(one, unit_of(document))) for one in appraisals(document)
+        (
+            f"By {UNITS[one['per']].split()[1]}{ALONE if both and one['per'] == 'step' else ''}",
+            policy_sentences(one, unit_of(document)),
+        )
+        for one in appraisals(document)
     ]
     top = headline(appraisals(document)[0], failed, unit_of(document))
     return Verdict(_with_the_next(top, document), _alarms(document), groups)
@@ -46,7 +52,7 @@ def _with_the_next(top: Sentence, document: Fields) -> Sentence:
         return top
     which = _which([one["policy"] for one in first["policies"]])
     start = f"The logs cannot say what {which} would earn {UNITS[first['per']]}"
-    return Sentence(f"{start}. By {UNITS[rest[0]['per']].split()[1]}: {following.text}", following.tone)
+    return Sentence(f"{start}. By {UNITS[rest[0]['per']].split()[1]} alone: {following.text}", following.tone)
 
 
 def appraisals(document: Fields) -> list[Fields]:

@@ -64,9 +64,9 @@ def test_where_sessions_are_silent_impressions_speak() -> None:
     first = both["appraisals"][0] = {**both["appraisals"][0], "per": "session"}
     first["policies"][0]["difference"] = None
     found = verdict(both)
-    assert found.headline.tone == "good"
+    assert found.headline.tone == "good" and "the rest of the session is not counted" in found.groups[1][0]
     assert found.headline.text.startswith(
-        "The logs cannot say what new would earn a session. By impression: The logs support switching to new: +"
+        "The logs cannot say what new would earn a session. By impression alone: The logs support switching to new: +"
     )
 
 
