@@ -36,7 +36,7 @@ class BackboneConfig:
     """Which backbone, and how large."""
 
     model: str = "gru"
-    """A key of `BACKBONES`: "gru" or "sasrec", or one that was registered."""
+    """A key of `BACKBONES`, or one that was registered."""
     width: int = 64
     """Units of the state, D."""
     layers: int = 2
@@ -183,6 +183,16 @@ def register_backbone(name: str, entry_point: str) -> None:
     BACKBONES[name] = entry_point
 
 
+def config_of(model: str) -> type[BackboneConfig]:
+    """The config class of a backbone: its own hyper-parameters, with its paper's as defaults.
+
+    Raises:
+        ValueError: no backbone has this name.
+    """
+    own: type[BackboneConfig] = getattr(_class_of(model), "Config", BackboneConfig)
+    return own
+
+
 def make_backbone(
     config: BackboneConfig,
     num_items: int,
@@ -194,7 +204,7 @@ def make_backbone(
     """A backbone with fresh weights, in evaluation mode.
 
     Args:
-        config: which and how large.
+        config: which and how large; a plain `BackboneConfig` leaves the model's own fields at their defaults.
         num_items: items of the catalogue, N.
         feedback_scale: (F,) as of `Sequences.feedback_scale`.
         groups: (N,) category of each item, from 0: items of one start near each other; None: each starts alone.
@@ -203,12 +213,12 @@ def make_backbone(
     Raises:
         ValueError: no backbone has this name.
     """
-    if config.model not in BACKBONES:
-        raise ValueError(f"no backbone is called {config.model!r}; there are {', '.join(sorted(BACKBONES))}")
-    module, _, attribute = BACKBONES[config.model].partition(":")
+    own = config_of(config.model)
+    if type(config) is not own:
+        config = own(**{name.name: getattr(config, name.name) for name in dataclasses.fields(BackboneConfig)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = getattr(importlib.import_module(module), attribute)(config, num_items, feedback_scale)
+        backbone = _class_of(config.model)(config, num_items, feedback_scale)
         if groups is not None:
             backbone.table.start_from_groups(torch.from_numpy(groups))
     backbone.eval()
@@ -250,7 +260,7 @@ def load_backbone(folder: Path | str) -> Backbone:
     path = folder / "weights.safetensors"
     try:
         tensors = safetensors.torch.load(path.read_bytes())
-        config = BackboneConfig(**about["config"])
+        config = config_of(about["config"]["model"])(**about["config"])
         backbone = make_backbone(config, about["num_items"], np.asarray(about["feedback_scale"], np.float32))
         module_of(backbone).load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -258,6 +268,13 @@ def load_backbone(folder: Path | str) -> Backbone:
     if fingerprint(backbone) != about.get("fingerprint"):
         raise FormatError(f"{path}: weights are not those that backbone.json describes; save the backbone again")
     return backbone
+
+
+def _class_of(model: str) -> Any:
+    if model not in BACKBONES:
+        raise ValueError(f"no backbone is called {model!r}; there are {', '.join(sorted(BACKBONES))}")
+    module, _, attribute = BACKBONES[model].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _about(backbone: Backbone) -> dict[str, Any]:

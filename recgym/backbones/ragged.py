@@ -1,0 +1,149 @@
+"""Histories of unequal length without padding: layers work on real steps, attention on blocks of like sizes.
+
+In logs of shops most histories are short and a few are long: padded to the longest, nine steps of ten are nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recgym.backbones.backbone import Backbone
+
+_SMALLEST_BLOCK = 8
+"""Histories up to this size share a block; every further block takes sizes up to twice those of the one before."""
+
+
+class Ragged(NamedTuple):
+    """B histories of P steps in all, history after history."""
+
+    items: Tensor  # (P,) int64 1..N
+    feedback: Tensor  # (P, F)
+    sizes: Tensor  # (B,) int64 on the CPU: steps of each history, may be 0
+    time: Tensor | None = None  # (P,) float64 seconds since the epoch; None: not known
+
+
+class Block(NamedTuple):
+    """Histories of like sizes as one padded rectangle, padding on the right."""
+
+    steps: Tensor  # (b * width,) index of the step that stands in each cell; any real step where there is none
+    there: Tensor  # (b * width,) bool: whether there is one
+    rows: int  # b
+    width: int
+
+
+class Plan(NamedTuple):
+    """How P ragged steps are laid out in blocks; made once for all layers."""
+
+    blocks: list[Block]
+    cells: Tensor  # (P,) cell of each step, over the cells of all blocks
+
+
+def places(sizes: Tensor) -> Tensor:
+    """Place of each step in its history, from 0: (B,) -> (P,)."""
+    begin = torch.repeat_interleave(torch.cumsum(sizes, 0) - sizes, sizes)
+    return torch.arange(len(begin)) - begin
+
+
+def pack(items: Tensor, feedback: Tensor, time: Tensor | None = None) -> Ragged:
+    """Real steps of left-padded (B, T), (B, T, F), (B, T)."""
+    there = items > 0
+    return Ragged(items[there], feedback[there], there.sum(1).cpu(), None if time is None else time[there])
+
+
+def unpack(values: Tensor, sizes: Tensor, length: int, fill: Tensor | float = 0.0) -> Tensor:
+    """Left-padded (B, length, ...) of ragged (P, ...), with `fill` where there is no step; no history may be longer."""
+    cell = torch.repeat_interleave(torch.arange(1, len(sizes) + 1) * length - sizes, sizes) + places(sizes)
+    shape = (len(sizes) * length, *values.shape[1:])
+    start = torch.as_tensor(fill, dtype=values.dtype, device=values.device).expand(shape)
+    return start.index_copy(0, cell.to(values.device), values).view(len(sizes), length, *values.shape[1:])
+
+
+def plan(sizes: Tensor, device: torch.device | str = "cpu") -> Plan:
+    """Lay histories of `sizes` (B,) out in blocks."""
+    size = sizes.numpy()
+    first = np.cumsum(size) - size
+    level = np.ceil(np.log2(np.maximum(size, _SMALLEST_BLOCK) / _SMALLEST_BLOCK)).astype(np.int64)
+    cells, blocks, used = np.empty(int(size.sum()), np.int64), [], 0
+    for one in np.unique(level[size > 0]):
+        rows = np.flatnonzero((level == one) & (size > 0))
+        width = int(size[rows].max())
+        across = np.arange(width)
+        there = across < size[rows, None]  # (b, width)
+        steps = np.where(there, first[rows, None] + across, first[rows, None])
+        cells[steps[there]] = used + np.flatnonzero(there)
+        at, real = torch.from_numpy(steps.ravel()).to(device), torch.from_numpy(there.ravel()).to(device)
+        blocks.append(Block(at, real, len(rows), width))
+        used += steps.size
+    return Plan(blocks, torch.from_numpy(cells).to(device))
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: Plan,
+    *,
+    window: int,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax_j(q_i . k_j / sqrt(d) + bias[i - j]) v_j over j = i - window + 1 .. i of the same history.
+
+    Args:
+        query: (P, heads, d).
+        key: (P, heads, d).
+        value: (P, heads, d).
+        plan: of the P steps.
+        window: steps that a step sees, itself among them.
+        bias: (heads, window) by distance; None: none.
+        dropout: share of the weights dropped.
+
+    Returns:
+        (P, heads, d).
+    """
+    joined = torch.stack((query, key, value), 1)  # (P, 3, heads, d)
+    parts = []
+    for block in plan.blocks:
+        cells = joined.index_select(0, block.steps).view(block.rows, block.width, *joined.shape[1:])
+        mask = distance_mask(block.width, window, bias, query)
+        q, k, v = cells.permute(2, 0, 3, 1, 4)  # (b, heads, width, d) each
+        out = nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+        )
+        parts.append(out.transpose(1, 2).reshape(-1, *query.shape[1:]))
+    return torch.cat(parts).index_select(0, plan.cells) if parts else torch.empty_like(query)
+
+
+def distance_mask(width: int, window: int, bias: Tensor | None, like: Tensor) -> Tensor | None:
+    """(heads, width, width) to add to attention: `bias` by distance within the window, -inf elsewhere.
+
+    None where plain causal attention does the same.
+    """
+    if bias is None and width <= window:
+        return None
+    place = torch.arange(width, device=like.device)
+    distance = place.unsqueeze(1) - place  # (width, width): from query to key
+    outside = (distance < 0) | (distance >= window)
+    inside = like.new_zeros(1, width, width) if bias is None else bias[:, distance.clamp(0, window - 1)]
+    return inside.masked_fill(outside, -torch.inf).to(like.dtype)
+
+
+def encode(backbone: Backbone, history: Ragged) -> Tensor:
+    """State after each step, (P, D): by the backbone's own `packed`, else by `states` on one block after the other."""
+    packed = getattr(backbone, "packed", None)
+    if packed is not None:
+        return cast("Tensor", packed(history))
+    order, states = [], []
+    for block in plan(history.sizes, history.items.device).blocks:
+        steps = block.steps[block.there]
+        sizes = block.there.view(block.rows, block.width).sum(1).cpu()
+        items, feedback = (unpack(part[steps], sizes, block.width) for part in (history.items, history.feedback))
+        order.append(steps)
+        states.append(backbone.states(items, feedback)[items > 0])
+    if not states:
+        return history.feedback.new_zeros(0, backbone.width)
+    return torch.cat(states).index_select(0, torch.argsort(torch.cat(order)))
