@@ -25,6 +25,7 @@ from recgym.types import FloatArray, IntArray
 
 FORMAT, VERSION = "recgym-backbone", 1
 BACKBONES: dict[str, str] = {
+    "esasrec": "recgym.backbones.esasrec:ESASRec",
     "gru": "recgym.backbones.gru:GRU4Rec",
     "sasrec": "recgym.backbones.sasrec:SASRec",
 }

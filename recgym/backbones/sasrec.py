@@ -9,6 +9,7 @@ Source: Kang and McAuley (2018), "Self-attentive sequential recommendation", sec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,7 +97,7 @@ class Original(Layer):
         return finished
 
 
-_LAYERS = {"pre-norm": PreNorm, "original": Original}
+_LAYERS: dict[str, Callable[[SASRecConfig], Layer]] = {"pre-norm": PreNorm, "original": Original}
 
 
 class SASRec(nn.Module):
@@ -107,10 +108,9 @@ class SASRec(nn.Module):
     def __init__(self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray) -> None:
         """Fresh weights from torch's generator; `feedback_scale` (F,)."""
         super().__init__()
-        assert isinstance(config, SASRecConfig)
         self.config, self.num_items, self.num_feedback = config, num_items, len(feedback_scale)
         self.table = ItemTable(num_items, config.width, feedback_scale)
-        self.layers = Stack(config, lambda: _LAYERS[config.layer](config))
+        self.layers = Stack(config, self.layer)
         self.norm = nn.LayerNorm(config.width)
         self.begin = nn.Parameter(torch.zeros(config.width))
         self.dropout = nn.Dropout(config.dropout)
@@ -119,6 +119,11 @@ class SASRec(nn.Module):
     def width(self) -> int:
         """Units of the state, D."""
         return self.config.width
+
+    def layer(self) -> Layer:
+        """A fresh layer of the kind that the config names."""
+        assert isinstance(self.config, SASRecConfig)
+        return _LAYERS[self.config.layer](self.config)
 
     def packed(self, history: Ragged) -> Tensor:
         """State after each step, (P, D), with work on real steps alone."""

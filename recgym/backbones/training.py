@@ -1,19 +1,19 @@
-"""Train a backbone to predict the next item chosen: cross-entropy over the catalogue, early stopping, exact resume.
+"""Train a backbone to predict the next item chosen: ragged minibatches, early stopping, exact resume.
 
-Every epoch draws its order and dropout from (seed, epoch) alone, and ends with a checkpoint; so a run that is killed
-and resumed ends with the weights it would have had. Items that no training step showed get predicted vectors once the
-best epoch is chosen (see `recgym.backbones.cold`): checkpoints hold what training left.
+Every epoch draws its order, negatives and dropout from (seed, epoch) alone, and ends with a checkpoint; so a run that
+is killed and resumed ends with the weights it would have had. Items that no training step showed get predicted vectors
+once the best epoch is chosen (see `recgym.backbones.cold`): checkpoints hold what training left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import io
 import json
-import pickle
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +21,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recgym.backbones.backbone import Backbone, BackboneConfig, make_backbone, module_of
+from recgym.backbones.checkpoints import load_checkpoint, save_checkpoint, save_failed_batch
 from recgym.backbones.cold import Filling, fill_unmet
-from recgym.backbones.losses import cross_entropy_step
+from recgym.backbones.objectives import LossConfig, Negatives, loss_of, pairs
+from recgym.backbones.ragged import Ragged
 from recgym.backbones.ranking import rank_targets, ranker_of, spread_steps
-from recgym.files import FormatError, write_bytes
-from recgym.logs.sequences import Sequences, cut
-from recgym.logs.splits import TRAIN, VALIDATION, Roles
+from recgym.files import write_bytes
+from recgym.logs.sequences import Sequences
+from recgym.logs.splits import TRAIN, VALIDATION, Roles, training_events
 from recgym.metrics import hit_rate, ndcg
 from recgym.random import fold, session_keys
 from recgym.types import BoolArray, IntArray
 
-CHECKPOINT = "checkpoints/last.pt"
 Curve = list[dict[str, float]]
 
 
@@ -39,6 +40,8 @@ Curve = list[dict[str, float]]
 class TrainingConfig:
     """How a backbone is trained."""
 
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
     epochs: int = 60
     """Passes over the training steps at most."""
     patience: int = 5
@@ -51,10 +54,18 @@ class TrainingConfig:
     """AdamW's decay."""
     validation_targets: int = 5_000
     """Validation steps ranked after each epoch at most, evenly spread over the validation part."""
+    mask_seen: bool = False
+    """Leave out of that ranking what the user had met before."""
     fill_unmet: bool = True
     """Give items that no training step showed the vector and bias that their features predict."""
+    device: str = "cpu"
+    """Where the backbone is trained; it comes back on the CPU."""
+    bf16: bool = False
+    """Multiply matrices in bfloat16; pays on GPUs and on CPUs with AMX."""
+    compile: bool = False
+    """Compile the backbone; pays on GPUs, and costs a minute first."""
     seed: int = 0
-    """Seed of weights, order and dropout."""
+    """Seed of weights, order, negatives and dropout."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -71,7 +82,7 @@ class TrainedBackbone:
 
     backbone: Backbone
     curve: Curve
-    """One row an epoch: epoch, loss (nats), ndcg@10, hr@10 on the validation part (full ranking)."""
+    """One row an epoch: epoch, loss, ndcg@10 and hr@10 on the validation part (full ranking), seconds of training."""
     best_epoch: int
     filling: Filling
     """What was predicted for items that training never showed."""
@@ -95,12 +106,14 @@ def train_backbone(
         config: which backbone.
         training: how.
         folder: gets `log.jsonl` and `checkpoints/`.
-        resume: go on from the checkpoint in `folder`, where there is one.
+        resume: go on from the checkpoint in `folder`, where there is one; from the one before it, with a warning, where
+            the last is damaged.
         progress: show a progress bar.
 
     Raises:
         ValueError: no training or no validation target.
-        FormatError: the checkpoint is damaged, or of another run.
+        FormatError: the checkpoint is of another run, or all are damaged.
+        FloatingPointError: the loss is not finite; the minibatch lies in `folder`.
     """
     folder = Path(folder)
     first, last = training_windows(sequences, roles, config.length)
@@ -113,34 +126,43 @@ def train_backbone(
     backbone = make_backbone(
         config, sequences.num_items, sequences.feedback_scale, groups=sequences.categories, seed=training.seed
     )
-    module = module_of(backbone)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    run = json.dumps([dataclasses.asdict(config), dataclasses.asdict(training), sequences.fingerprint()])
+    module = module_of(backbone).to(training.device)
+    if training.compile:
+        module.compile()
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+    )
+    run = json.dumps([dataclasses.asdict(backbone.config), dataclasses.asdict(training), sequences.fingerprint()])
     best: dict[str, Tensor] = {}
     curve: Curve = []
-    if resume and (saved := _load(folder / CHECKPOINT, run)):
+    if resume and (saved := load_checkpoint(folder, run)):
         module.load_state_dict(saved["weights"])
         optimiser.load_state_dict(saved["optimiser"])
         best, curve = saved["best"], saved["curve"]
     bar = tqdm(
         total=training.epochs, initial=len(curve), desc=f"backbone {config.model}", unit="epoch", disable=not progress
     )
+    work = _Work(backbone, optimiser, sequences, roles, first, last, training, folder)
     with bar:
         while len(curve) < training.epochs and not _stalled(curve, training.patience):
-            epoch = len(curve)
-            loss = _epoch(backbone, optimiser, sequences, roles, first, last, training, epoch)
-            ranks = rank_targets(ranker_of(backbone), sequences, held_out, length=config.length)
+            began = time.perf_counter()
+            loss = _epoch(work, len(curve))
+            seconds = time.perf_counter() - began + (curve[-1]["seconds"] if curve else 0.0)
+            ranks = rank_targets(
+                ranker_of(backbone), sequences, held_out, length=config.length, mask_seen=training.mask_seen
+            )
             quality = float(ndcg(ranks, 10).mean())
             if all(quality > row["ndcg@10"] for row in curve):
                 best = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-            curve.append({"epoch": epoch, "loss": loss, "ndcg@10": quality, "hr@10": float(hit_rate(ranks, 10).mean())})
+            hits = float(hit_rate(ranks, 10).mean())
+            curve.append({"epoch": len(curve), "loss": loss, "ndcg@10": quality, "hr@10": hits, "seconds": seconds})
             state = {"weights": module.state_dict(), "optimiser": optimiser.state_dict(), "best": best, "curve": curve}
-            _save(folder / CHECKPOINT, {"run": run, **state})
+            save_checkpoint(folder, run, state)
             write_bytes(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in curve).encode())
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", ndcg10=f"{quality:.4f}")
     module.load_state_dict(best)
-    module.eval()
+    module.eval().cpu()
     filling = fill_unmet(backbone, sequences, roles) if training.fill_unmet else Filling()
     return TrainedBackbone(backbone, curve, _best(curve), filling)
 
@@ -163,55 +185,81 @@ def training_windows(sequences: Sequences, roles: Roles, length: int) -> tuple[I
     return np.concatenate([nothing, *firsts]), np.concatenate([nothing, *lasts])
 
 
-def _epoch(
-    backbone: Backbone,
-    optimiser: torch.optim.Optimizer,
-    sequences: Sequences,
-    roles: Roles,
-    first: IntArray,
-    last: IntArray,
-    training: TrainingConfig,
-    epoch: int,
-) -> float:
-    """One pass in minibatches of windows; the mean loss, in nats."""
-    wanted: BoolArray = sequences.targets & (roles == TRAIN)
+@dataclass(frozen=True)
+class _Work:
+    """What every epoch works with."""
+
+    backbone: Backbone
+    optimiser: torch.optim.Optimizer
+    sequences: Sequences
+    roles: Roles
+    first: IntArray  # (W,) first step of each window
+    last: IntArray  # (W,) last step
+    training: TrainingConfig
+    folder: Path
+
+
+def _epoch(work: _Work, epoch: int) -> float:
+    """One pass in minibatches of windows; the mean loss over its targets."""
+    sequences, training, module = work.sequences, work.training, module_of(work.backbone)
+    wanted: BoolArray = sequences.targets & (work.roles == TRAIN)
+    begins = (
+        work.first == sequences.offsets[sequences.user_of_step[work.first]]
+    )  # the user's first step is a target too
+    events = torch.from_numpy(training_events(sequences, work.roles)).to(training.device)
+    negatives = Negatives.of(events, training.loss)
+    precision = torch.autocast(training.device.partition(":")[0], torch.bfloat16) if training.bf16 else None
     total, count = 0.0, 0
-    module = module_of(backbone)
     module.train()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=_gpus(training.device)):
         torch.manual_seed(int(fold(session_keys(training.seed, 1), epoch + 1)) % 2**32)
-        for rows in torch.randperm(len(first)).split(training.batch_size):
-            loss, targets = _minibatch(backbone, optimiser, sequences, wanted, first[rows.numpy()], last[rows.numpy()])
-            total, count = total + loss * targets, count + targets
+        for number, rows in enumerate(torch.randperm(len(work.first)).split(training.batch_size)):
+            steps, sizes = _steps(work.first[rows.numpy()], work.last[rows.numpy()])
+            window = _window(sequences, steps, sizes, training.device)
+            with precision or contextlib.nullcontext():
+                states, targets = pairs(
+                    work.backbone,
+                    window,
+                    torch.from_numpy(wanted[steps]).to(training.device),
+                    torch.from_numpy(begins[rows.numpy()]),
+                )
+                if not len(targets):
+                    continue
+                loss = loss_of(work.backbone, states, targets, training.loss, negatives)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                path = save_failed_batch(work.folder, module, steps, window.sizes)
+                raise FloatingPointError(
+                    f"loss is {value} in epoch {epoch}, minibatch {number}; weights, steps and sizes are in {path}; "
+                    f"a smaller learning_rate than {training.learning_rate} often helps"
+                )
+            work.optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+            work.optimiser.step()
+            total, count = total + value * len(targets), count + len(targets)
     module.eval()
     return total / max(count, 1)
 
 
-def _minibatch(
-    backbone: Backbone,
-    optimiser: torch.optim.Optimizer,
-    sequences: Sequences,
-    wanted: BoolArray,
-    first: IntArray,
-    last: IntArray,
-) -> tuple[float, int]:
-    """One gradient step on windows first .. last (B,); the loss and its number of targets."""
-    length = int((last - first).max()) + 1
-    items, feedback = cut(sequences, first, last + 1, length)  # (B, T)
-    step = last[:, None] + np.arange(1 - length, 1)  # (B, T)
-    begins = first == sequences.offsets[sequences.user_of_step[first]]  # (B,): the user's first step is a target too
-    predicted = wanted[step.clip(0)] & (step >= first[:, None] + ~begins[:, None])
-    row, place = (torch.from_numpy(part) for part in np.nonzero(predicted))
-    if not len(row):
-        return 0.0, 0
-    after = backbone.states(torch.from_numpy(items[:, :-1]), torch.from_numpy(feedback[:, :-1])) if length > 1 else None
-    start = backbone.start_state().expand(len(items), 1, -1)
-    before = start if after is None else torch.cat([start, after], 1)  # (B, T, D): the state before each step
-    optimiser.zero_grad()
-    loss = cross_entropy_step(backbone, before[row, place], torch.from_numpy(items)[row, place])
-    torch.nn.utils.clip_grad_norm_(module_of(backbone).parameters(), 5.0)
-    optimiser.step()
-    return loss, len(row)
+def _steps(first: IntArray, last: IntArray) -> tuple[IntArray, IntArray]:
+    """All steps of windows first .. last (B,), one after the other, (P,), and the windows' sizes (B,)."""
+    sizes = last - first + 1
+    begin = np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
+    return begin + np.arange(len(begin)), sizes
+
+
+def _window(sequences: Sequences, steps: IntArray, sizes: IntArray, device: str) -> Ragged:
+    return Ragged(
+        torch.from_numpy(sequences.item[steps].astype(np.int64)).to(device),
+        torch.from_numpy(sequences.feedback[steps]).to(device),
+        torch.from_numpy(sizes),
+        torch.from_numpy(sequences.time[steps].astype(np.float64)).to(device),
+    )
+
+
+def _gpus(device: str) -> list[int]:
+    return [torch.device(device).index or 0] if device.startswith("cuda") else []
 
 
 def _stalled(curve: Curve, patience: int) -> bool:
@@ -220,21 +268,3 @@ def _stalled(curve: Curve, patience: int) -> bool:
 
 def _best(curve: Curve) -> int:
     return int(np.argmax([row["ndcg@10"] for row in curve]))
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-def _load(path: Path, run: str) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        saved: dict[str, Any] = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise FormatError(f"{path}: damaged or foreign ({error}); delete it to start again") from error
-    if saved.get("run") != run:
-        raise FormatError(f"{path}: belongs to another run (settings or log differ); delete it, or use another folder")
-    return saved

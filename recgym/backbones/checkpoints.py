@@ -1,0 +1,62 @@
+"""Checkpoints of a training: the last and the one before it, and the minibatch on which a training failed."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from recgym.files import FormatError, write_bytes
+from recgym.types import IntArray
+
+LAST, PREVIOUS, FAILED = "checkpoints/last.pt", "checkpoints/previous.pt", "failed-batch.safetensors"
+
+
+def save_checkpoint(folder: Path, run: str, state: dict[str, Any]) -> None:
+    """Write the last checkpoint, whole or not at all; the one that was the last becomes the previous."""
+    buffer = io.BytesIO()
+    torch.save({"run": run, **state}, buffer)
+    if (folder / LAST).exists():
+        (folder / LAST).replace(folder / PREVIOUS)
+    write_bytes(folder / LAST, buffer.getvalue())
+
+
+def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
+    """The last checkpoint that can be read; None where there is none. A damaged one is named in a warning.
+
+    Raises:
+        FormatError: it is of another run, or every checkpoint is damaged.
+    """
+    damaged = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            saved: dict[str, Any] = torch.load(path, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, OSError) as error:
+            damaged.append(f"{path}: damaged or foreign ({str(error).splitlines()[0]})")
+            continue
+        if saved.get("run") != run:
+            raise FormatError(
+                f"{path}: belongs to another run (settings or log differ); delete it, or use another folder"
+            )
+        if damaged:
+            warnings.warn(f"{damaged[0]}; going on from {path.name}, one epoch before", stacklevel=3)
+        return saved
+    if damaged:
+        raise FormatError(f"{'; '.join(damaged)}; delete to start again")
+    return None
+
+
+def save_failed_batch(folder: Path, module: nn.Module, steps: IntArray, sizes: Tensor) -> Path:
+    """Write steps (P,) and sizes (B,) of a minibatch with the weights that met it, and say where."""
+    tensors = {f"weights.{name}": tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    tensors |= {"steps": torch.from_numpy(steps).contiguous(), "sizes": sizes.cpu().contiguous()}
+    write_bytes(folder / FAILED, safetensors.torch.save(tensors))
+    return folder / FAILED

@@ -1,0 +1,134 @@
+"""What training asks of a backbone: which states predict which items, against which others, by which loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from recgym.backbones import losses
+from recgym.backbones.backbone import Backbone
+from recgym.backbones.ragged import Ragged, encode, places
+
+LOSSES = ("cross-entropy", "sampled-softmax", "bpr", "bpr-max", "top1-max", "bce", "gbce", "in-batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Which loss, and how its negatives are drawn."""
+
+    name: str = "cross-entropy"
+    """One of `LOSSES`; all but "cross-entropy" and "in-batch" draw negatives."""
+    negatives: int = 256
+    """Items drawn for each target, or for the whole minibatch if `shared`, K."""
+    shared: bool = False
+    """One draw of negatives for all targets of a minibatch: one matrix product instead of K gathered rows a target."""
+    popularity: float = 0.0
+    """Negatives are drawn with probability proportional to (training steps + 1) to this power; 0: uniformly."""
+    correct: bool = True
+    """Subtract log q from the scores of softmax losses, so that they estimate the full softmax (logQ correction)."""
+    calibration: float = 0.75
+    """gBCE's t: 0 is binary cross-entropy, 1 gives unbiased probabilities."""
+    regularisation: float = 1.0
+    """BPR-max's weight of the negatives' squared scores."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.name not in LOSSES:
+            raise ValueError(f"loss is called {self.name!r}, expected one of {', '.join(LOSSES)}")
+        if self.negatives < 1:
+            raise ValueError(f"negatives is {self.negatives}, expected at least 1")
+        if not 0 <= self.calibration <= 1:
+            raise ValueError(f"calibration is {self.calibration}, expected a number in [0, 1]")
+        for name in ("popularity", "regularisation"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number of at least 0")
+
+
+class Negatives(NamedTuple):
+    """The distribution that negatives are drawn from."""
+
+    upto: Tensor | None  # (N,) float64: probability of items 0..j; None: uniform
+    log_q: Tensor  # (N,) float32: log probability of each
+
+    @classmethod
+    def of(cls, events: Tensor, config: LossConfig) -> Negatives:
+        """From the training steps of each item, (N,)."""
+        power = 1.0 if config.name == "in-batch" else config.popularity  # a batch's targets come as often as items do
+        weight = (events.double() + 1) ** power
+        share = weight / weight.sum()
+        return cls(share.cumsum(0) if power else None, share.log().float())
+
+    def draw(self, *shape: int) -> Tensor:
+        """Items 0..N-1 from torch's generator, with replacement."""
+        if self.upto is None:
+            return torch.randint(len(self.log_q), shape, device=self.log_q.device)
+        chance = torch.rand(shape, dtype=torch.float64, device=self.log_q.device)
+        return torch.searchsorted(self.upto, chance).clamp_max(len(self.log_q) - 1)
+
+
+def pairs(backbone: Backbone, window: Ragged, wanted: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """States and the items that they should predict, (Q, D) and (Q,) ids 1..N.
+
+    The state before a step predicts it, unless the backbone trains in a way of its own (`training_pairs`).
+
+    Args:
+        backbone: what is trained.
+        window: B windows of history.
+        wanted: (P,) bool: steps that count as targets.
+        begins: (B,) bool, on the CPU: windows that start with a user's first step, which the start state predicts.
+    """
+    own = cast("Callable[..., tuple[Tensor, Tensor]] | None", getattr(backbone, "training_pairs", None))
+    if own is not None:
+        return own(window, wanted)
+    device = window.items.device
+    place = places(window.sizes).to(device)
+    row = torch.repeat_interleave(torch.arange(len(window.sizes)), window.sizes).to(device)
+    last = place + 1 == window.sizes.to(device)[row]
+    time = None if window.time is None else window.time[~last]
+    states = encode(
+        backbone, Ragged(window.items[~last], window.feedback[~last], (window.sizes - 1).clamp_min(0), time)
+    )
+    later = wanted & (place > 0)
+    first = wanted & (place == 0) & begins.to(device)[row]
+    before = (torch.arange(len(place), device=device) - 1 - row)[later]  # every earlier window gave one step away
+    states = states.index_select(0, before)
+    if bool(first.any()):
+        states = torch.cat([states, backbone.start_state().expand(int(first.sum()), -1).to(states.dtype)])
+    return states, torch.cat([window.items[later], window.items[first]])
+
+
+def loss_of(backbone: Backbone, states: Tensor, targets: Tensor, config: LossConfig, negatives: Negatives) -> Tensor:
+    """Mean loss of predicting `targets` (Q,) ids 1..N from `states` (Q, D), in nats for softmax losses."""
+    vectors, bias, target = backbone.item_vectors(), backbone.item_bias(), targets - 1
+    if config.name == "cross-entropy":
+        return losses.cross_entropy(states, target, vectors, bias)
+    own, own_bias = vectors.index_select(0, target), bias.index_select(0, target)
+    log_q = negatives.log_q
+    if config.name == "in-batch":
+        scores = torch.addmm(own_bias, states, own.T)
+        return losses.in_batch(scores, targets, log_q=log_q[target] if config.correct else None)
+    positive = (states * own).sum(1) + own_bias  # (Q,)
+    drawn = negatives.draw(config.negatives) if config.shared else negatives.draw(len(target), config.negatives)
+    clash = drawn == target.unsqueeze(1)  # (Q, K)
+    if config.shared:
+        negative = torch.addmm(bias.index_select(0, drawn), states, vectors.index_select(0, drawn).T)
+    else:
+        rows = vectors.index_select(0, drawn.flatten()).view(*drawn.shape, -1)
+        negative = torch.bmm(rows, states.unsqueeze(2)).squeeze(2) + bias[drawn]
+    if config.name == "sampled-softmax":
+        if not config.correct:
+            return losses.sampled_softmax(positive, negative, clash=clash)
+        return losses.sampled_softmax(positive, negative, log_q_negative=log_q[drawn], clash=clash)
+    if config.name == "bpr":
+        return losses.bpr(positive, negative)
+    if config.name == "bpr-max":
+        return losses.bpr_max(positive, negative, regularisation=config.regularisation)
+    if config.name == "top1-max":
+        return losses.top1_max(positive, negative)
+    if config.name == "bce":
+        return losses.binary_cross_entropy(positive, negative)
+    return losses.gbce(positive, negative, num_items=backbone.num_items, calibration=config.calibration)
