@@ -73,6 +73,28 @@ def test_advancing_after_a_prefill_equals_the_full_pass(backbone: Backbone) -> N
         torch.testing.assert_close(state, full[:, LENGTH + step], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_no_state_sees_what_comes_after_it(backbone: Backbone) -> None:
+    items, feedback = history(4, 2 * LENGTH, least=2 * LENGTH)
+    before = backbone.states(items, feedback)
+    for step in (1, LENGTH, 2 * LENGTH - 1):
+        other, reaction = items.clone(), feedback.clone()
+        other[:, step], reaction[:, step] = other[:, step] % ITEMS + 1, reaction[:, step] + 3
+        after = backbone.states(other, reaction)
+        torch.testing.assert_close(after[:, :step], before[:, :step], atol=1e-6, rtol=0)
+        assert not torch.allclose(after[:, step], before[:, step], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_history_has_the_same_states_in_any_company(backbone: Backbone) -> None:
+    items, feedback = history(9, LENGTH)
+    together = backbone.states(items, feedback)
+    for row in range(9):
+        alone = backbone.states(items[row : row + 1], feedback[row : row + 1])
+        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
+    assert backbone.states(items[:0], feedback[:0]).shape == (0, LENGTH, backbone.width)
+
+
 def test_the_contract_holds(backbone: Backbone) -> None:
     check_backbone(backbone)
 
