@@ -14,6 +14,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +53,10 @@ class TrainingConfig:
     """AdamW's step size."""
     weight_decay: float = 0.1
     """AdamW's decay."""
+    stride: int | None = None
+    """Steps from one window of a long history to the next; None: L. Fewer steps: longer pasts, and more work."""
+    newest_window: bool = False
+    """Train on the newest window of each history alone."""
     validation_targets: int = 5_000
     """Validation steps ranked after each epoch at most, evenly spread over the validation part."""
     mask_seen: bool = False
@@ -74,6 +79,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay is {self.weight_decay}, expected a number of at least 0")
+        if self.stride is not None and self.stride < 1:
+            raise ValueError(f"stride is {self.stride}, expected at least 1 or None")
 
 
 @dataclass(frozen=True)
@@ -116,11 +123,11 @@ def train_backbone(
         FloatingPointError: the loss is not finite; the minibatch lies in `folder`.
     """
     folder = Path(folder)
-    first, last = training_windows(sequences, roles, config.length)
+    windows = training_windows(sequences, roles, config.length, stride=training.stride, newest=training.newest_window)
     held_out = np.flatnonzero(sequences.targets & (roles == VALIDATION))
-    if not len(first) or not len(held_out):
+    if not len(windows.first) or not len(held_out):
         raise ValueError(
-            f"{len(first)} training windows and {len(held_out)} validation targets: both need at least one"
+            f"{len(windows.first)} training windows and {len(held_out)} validation targets: both need at least one"
         )
     held_out = spread_steps(held_out, training.validation_targets)
     backbone = make_backbone(
@@ -142,7 +149,7 @@ def train_backbone(
     bar = tqdm(
         total=training.epochs, initial=len(curve), desc=f"backbone {config.model}", unit="epoch", disable=not progress
     )
-    work = _Work(backbone, optimiser, sequences, roles, first, last, training, folder)
+    work = _Work(backbone, optimiser, sequences, roles, windows, training, folder)
     with bar:
         while len(curve) < training.epochs and not _stalled(curve, training.patience):
             began = time.perf_counter()
@@ -167,22 +174,43 @@ def train_backbone(
     return TrainedBackbone(backbone, curve, _best(curve), filling)
 
 
-def training_windows(sequences: Sequences, roles: Roles, length: int) -> tuple[IntArray, IntArray]:
-    """Runs of training steps first .. last of one user, at most length + 1 each, whose ends overlap by one step.
+class Windows(NamedTuple):
+    """W runs of training steps, each of one user."""
 
-    Each step is predicted once: the first of a window from the steps before it, in the window that ends there.
+    first: IntArray  # (W,) first step
+    last: IntArray  # (W,) last step
+    fresh: IntArray  # (W,) first step that no earlier window predicts
+
+
+def training_windows(
+    sequences: Sequences, roles: Roles, length: int, *, stride: int | None = None, newest: bool = False
+) -> Windows:
+    """Windows of at most length + 1 training steps; each step is predicted once, but for the first of a broken run.
+
+    Args:
+        sequences: the log.
+        roles: (M,).
+        length: steps that a backbone reads, L.
+        stride: steps from one window to the next; a step counts in the first window that holds it, so that all but a
+            user's oldest steps are predicted from at least L - stride steps. None: L, windows that overlap by one step.
+        newest: keep the newest window of each run alone (truncation, as most published runs do).
     """
+    stride = min(stride or length, length)
     train = np.flatnonzero(roles == TRAIN)
     user = sequences.user_of_step[train]
     broken = np.flatnonzero((np.diff(user) != 0) | (np.diff(train) != 1))
     starts, ends = np.append(0, broken + 1), np.append(broken, len(train) - 1)  # runs of neighbouring steps
-    firsts, lasts = [], []
+    firsts, lasts, fresh = [], [], []
     for start, end in zip(train[starts], train[ends], strict=True) if len(train) else ():
-        pieces = np.arange(start, max(end, start + 1), length)
-        firsts.append(pieces)
-        lasts.append(np.minimum(pieces + length, end))
+        if newest:
+            start = max(start, end - length)
+        last = np.arange(start + length, end + stride, stride) if end > start + length else np.array([start + length])
+        last = np.minimum(last, end)
+        firsts.append(np.maximum(last - length, start))
+        lasts.append(last)
+        fresh.append(np.append(start, last[:-1] + 1))
     nothing = np.zeros(0, np.int64)
-    return np.concatenate([nothing, *firsts]), np.concatenate([nothing, *lasts])
+    return Windows(*(np.concatenate([nothing, *parts]) for parts in (firsts, lasts, fresh)))
 
 
 @dataclass(frozen=True)
@@ -193,8 +221,7 @@ class _Work:
     optimiser: torch.optim.Optimizer
     sequences: Sequences
     roles: Roles
-    first: IntArray  # (W,) first step of each window
-    last: IntArray  # (W,) last step
+    windows: Windows
     training: TrainingConfig
     folder: Path
 
@@ -203,9 +230,8 @@ def _epoch(work: _Work, epoch: int) -> float:
     """One pass in minibatches of windows; the mean loss over its targets."""
     sequences, training, module = work.sequences, work.training, module_of(work.backbone)
     wanted: BoolArray = sequences.targets & (work.roles == TRAIN)
-    begins = (
-        work.first == sequences.offsets[sequences.user_of_step[work.first]]
-    )  # the user's first step is a target too
+    first, last, fresh = work.windows
+    begins = first == sequences.offsets[sequences.user_of_step[first]]  # a user's first step is a target too
     events = torch.from_numpy(training_events(sequences, work.roles)).to(training.device)
     negatives = Negatives.of(events, training.loss)
     precision = torch.autocast(training.device.partition(":")[0], torch.bfloat16) if training.bf16 else None
@@ -213,15 +239,14 @@ def _epoch(work: _Work, epoch: int) -> float:
     module.train()
     with torch.random.fork_rng(devices=_gpus(training.device)):
         torch.manual_seed(int(fold(session_keys(training.seed, 1), epoch + 1)) % 2**32)
-        for number, rows in enumerate(torch.randperm(len(work.first)).split(training.batch_size)):
-            steps, sizes = _steps(work.first[rows.numpy()], work.last[rows.numpy()])
+        for number, drawn in enumerate(torch.randperm(len(first)).split(training.batch_size)):
+            rows = drawn.numpy()
+            steps, sizes = _steps(first[rows], last[rows])
+            counts = wanted[steps] & (steps >= np.repeat(fresh[rows], sizes))
             window = _window(sequences, steps, sizes, training.device)
             with precision or contextlib.nullcontext():
                 states, targets = pairs(
-                    work.backbone,
-                    window,
-                    torch.from_numpy(wanted[steps]).to(training.device),
-                    torch.from_numpy(begins[rows.numpy()]),
+                    work.backbone, window, torch.from_numpy(counts).to(training.device), torch.from_numpy(begins[rows])
                 )
                 if not len(targets):
                     continue

@@ -101,13 +101,31 @@ def test_global_randomness_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+BROKEN = sequences([[1] * 13, [2], [3] * 5], 3)
+BROKEN_ROLES = np.array([0] * 10 + [1] * 3 + [0] + [0] * 4 + [2], np.int8)
+
+
 def test_windows_cover_each_training_step_once() -> None:
-    log = sequences([[1] * 13, [2], [3] * 5], 3)
-    roles = np.array([0] * 10 + [1] * 3 + [0] + [0] * 4 + [2], np.int8)
-    first, last = training_windows(log, roles, 4)
-    assert list(zip(first, last, strict=True)) == [(0, 4), (4, 8), (8, 9), (13, 13), (14, 17)]
-    predicted = [step for a, b in zip(first, last, strict=True) for step in range(a + 1, b + 1)] + [0, 13, 14]
-    assert sorted(predicted) == np.flatnonzero(roles == 0).tolist()
+    windows = training_windows(BROKEN, BROKEN_ROLES, 4)
+    assert list(zip(*windows, strict=True)) == [(0, 4, 0), (4, 8, 5), (5, 9, 9), (13, 13, 13), (14, 17, 14)]
+    predicted = [step for _, b, c in zip(*windows, strict=True) for step in range(c, b + 1)]
+    assert sorted(predicted) == np.flatnonzero(BROKEN_ROLES == 0).tolist()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 9])
+def test_sliding_windows_predict_each_step_once_from_enough_steps(stride: int) -> None:
+    first, last, fresh = training_windows(BROKEN, BROKEN_ROLES, 4, stride=stride)
+    assert (last - first <= 4).all()
+    predicted = [(step, step - a) for a, b, c in zip(first, last, fresh, strict=True) for step in range(c, b + 1)]
+    assert sorted(step for step, _ in predicted) == np.flatnonzero(BROKEN_ROLES == 0).tolist()
+    for step, past in predicted:
+        begin = int(BROKEN.offsets[BROKEN.user_of_step[step]])
+        assert past >= min(step - begin, 4 - min(stride, 4) + 1)
+
+
+def test_the_newest_window_alone() -> None:
+    windows = training_windows(BROKEN, BROKEN_ROLES, 4, newest=True)
+    assert list(zip(*windows, strict=True)) == [(5, 9, 5), (13, 13, 13), (14, 17, 14)]
 
 
 def test_nothing_to_train_on_is_said() -> None:
