@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
-from recgym.backbones.backbone import Backbone
-
 _CELLS = 1 << 24
 """Scores held at once at most: rows x items."""
 _CACHED = 1 << 20
@@ -112,7 +110,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
-        total.copy_(left @ right)
+        total.add_(left @ right)
 
 
 def sampled_softmax(
@@ -283,10 +281,3 @@ def _checked(positive: Tensor, negative: Tensor, clash: Tensor | None) -> tuple[
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-
-
-def cross_entropy_step(backbone: Backbone, states: Tensor, targets: Tensor) -> float:
-    """Add the gradient of `cross_entropy` over the backbone's items to `.grad`; ids 1..N; the loss, in nats."""
-    loss = cross_entropy(states, targets - 1, backbone.item_vectors(), backbone.item_bias())
-    loss.backward()
-    return float(loss.detach())
