@@ -124,11 +124,11 @@ def loss_of(backbone: Backbone, states: Tensor, targets: Tensor, config: LossCon
             return losses.sampled_softmax(positive, negative, clash=clash)
         return losses.sampled_softmax(positive, negative, log_q_negative=log_q[drawn], clash=clash)
     if config.name == "bpr":
-        return losses.bpr(positive, negative)
+        return losses.bpr(positive, negative, clash=clash)
     if config.name == "bpr-max":
-        return losses.bpr_max(positive, negative, regularisation=config.regularisation)
+        return losses.bpr_max(positive, negative, regularisation=config.regularisation, clash=clash)
     if config.name == "top1-max":
-        return losses.top1_max(positive, negative)
+        return losses.top1_max(positive, negative, clash=clash)
     if config.name == "bce":
-        return losses.binary_cross_entropy(positive, negative)
-    return losses.gbce(positive, negative, num_items=backbone.num_items, calibration=config.calibration)
+        return losses.binary_cross_entropy(positive, negative, clash=clash)
+    return losses.gbce(positive, negative, num_items=backbone.num_items, calibration=config.calibration, clash=clash)

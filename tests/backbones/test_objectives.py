@@ -74,11 +74,11 @@ def test_losses_get_the_scores_of_target_and_negatives(
         "sampled-softmax": lambda: losses.sampled_softmax(
             positive, negative, log_q_negative=torch.full((3,), -np.log(ITEMS)), clash=clash
         ),
-        "bpr": lambda: losses.bpr(positive, negative),
-        "bpr-max": lambda: losses.bpr_max(positive, negative, regularisation=0.5),
-        "top1-max": lambda: losses.top1_max(positive, negative),
-        "bce": lambda: losses.binary_cross_entropy(positive, negative),
-        "gbce": lambda: losses.gbce(positive, negative, num_items=ITEMS, calibration=0.3),
+        "bpr": lambda: losses.bpr(positive, negative, clash=clash),
+        "bpr-max": lambda: losses.bpr_max(positive, negative, regularisation=0.5, clash=clash),
+        "top1-max": lambda: losses.top1_max(positive, negative, clash=clash),
+        "bce": lambda: losses.binary_cross_entropy(positive, negative, clash=clash),
+        "gbce": lambda: losses.gbce(positive, negative, num_items=ITEMS, calibration=0.3, clash=clash),
     }[name]()
     torch.testing.assert_close(loss_of(backbone, states, targets, config, UNIFORM), expected)
 
