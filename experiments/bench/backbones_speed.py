@@ -86,7 +86,7 @@ def measure_ranking(sequences: Sequences, roles: Roles, *, num_threads: int, dev
             best = np.inf
             for _ in range(rounds):
                 begin = time.perf_counter()
-                rank_targets(ranker_of(backbone), sequences, asked, length=config.length, mask_seen=True)
+                rank_targets(ranker_of(backbone, sequences), sequences, asked, length=config.length, mask_seen=True)
                 best = min(best, time.perf_counter() - begin)
             print(
                 f"{config.model}: {len(asked):,} users ranked among {sequences.num_items:,} items in {best:.2f} s, "

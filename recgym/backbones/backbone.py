@@ -232,6 +232,16 @@ def module_of(backbone: Backbone) -> nn.Module:
     return backbone
 
 
+def personal_states(backbone: Backbone, states: Tensor, users: Tensor) -> Tensor:
+    """States (Q, D) with what the backbone learned of these users (Q,) themselves; most backbones know histories alone.
+
+    A backbone with vectors of users has a method `personal(states, users)`, users by their number in the log it was
+    trained on. Its `states` are those of an unknown user.
+    """
+    personal = getattr(backbone, "personal", None)
+    return states if personal is None else cast("Tensor", personal(states, users))
+
+
 def fingerprint(backbone: Backbone) -> str:
     """16 hexadecimal digits that two backbones share exactly if they encode alike."""
     digest = hashlib.sha256(json.dumps(_about(backbone), sort_keys=True).encode())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recgym.backbones import losses
-from recgym.backbones.backbone import Backbone
+from recgym.backbones.backbone import Backbone, personal_states
 from recgym.backbones.ragged import Ragged, encode, places
 
 LOSSES = ("cross-entropy", "sampled-softmax", "bpr", "bpr-max", "top1-max", "bce", "gbce", "in-batch")
@@ -98,6 +98,8 @@ def pairs(backbone: Backbone, window: Ragged, wanted: Tensor, begins: Tensor) ->
     states = states.index_select(0, before)
     if bool(first.any()):
         states = torch.cat([states, backbone.start_state().expand(int(first.sum()), -1).to(states.dtype)])
+    if window.users is not None:
+        states = personal_states(backbone, states, window.users[torch.cat([row[later], row[first]])])
     return states, torch.cat([window.items[later], window.items[first]])
 
 

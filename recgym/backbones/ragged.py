@@ -24,6 +24,7 @@ class Ragged(NamedTuple):
     feedback: Tensor  # (P, F)
     sizes: Tensor  # (B,) int64 on the CPU: steps of each history, may be 0
     time: Tensor | None = None  # (P,) float64 seconds since the epoch; None: not known
+    users: Tensor | None = None  # (B,) int64 number of each history's user in the log; None: not known
 
 
 class Block(NamedTuple):

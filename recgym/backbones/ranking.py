@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgym.backbones.backbone import Backbone
+from recgym.backbones.backbone import Backbone, personal_states
 from recgym.logs.sequences import Sequences, batches, windows
 from recgym.random import fold, session_keys, uniform
 from recgym.types import DoubleArray, IntArray
@@ -18,11 +18,12 @@ Ranker = Callable[[Tensor, Tensor, IntArray], Tensor]
 _CELLS = 1 << 23
 
 
-def ranker_of(backbone: Backbone) -> Ranker:
-    """The backbone's own ranking."""
+def ranker_of(backbone: Backbone, sequences: Sequences) -> Ranker:
+    """The backbone's own ranking; who the user is comes from the log."""
 
-    def scores(items: Tensor, feedback: Tensor, steps: IntArray) -> Tensor:  # noqa: ARG001
-        return backbone.scores(backbone.prefill(items, feedback).state)
+    def scores(items: Tensor, feedback: Tensor, steps: IntArray) -> Tensor:
+        users = torch.from_numpy(sequences.user_of_step[steps])
+        return backbone.scores(personal_states(backbone, backbone.prefill(items, feedback).state, users))
 
     return scores
 

@@ -156,7 +156,7 @@ def train_backbone(
             loss = _epoch(work, len(curve))
             seconds = time.perf_counter() - began + (curve[-1]["seconds"] if curve else 0.0)
             ranks = rank_targets(
-                ranker_of(backbone), sequences, held_out, length=config.length, mask_seen=training.mask_seen
+                ranker_of(backbone, sequences), sequences, held_out, length=config.length, mask_seen=training.mask_seen
             )
             quality = float(ndcg(ranks, 10).mean())
             if all(quality > row["ndcg@10"] for row in curve):
@@ -280,6 +280,7 @@ def _window(sequences: Sequences, steps: IntArray, sizes: IntArray, device: str)
         torch.from_numpy(sequences.feedback[steps]).to(device),
         torch.from_numpy(sizes),
         torch.from_numpy(sequences.time[steps].astype(np.float64)).to(device),
+        torch.from_numpy(sequences.user_of_step[steps[np.cumsum(sizes) - sizes]]).to(device),
     )
 
 

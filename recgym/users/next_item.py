@@ -33,7 +33,7 @@ def next_item(backbone: Backbone, sequences: Sequences, roles: Roles) -> dict[st
     groups = {name: targets[chosen] for name, chosen in cold_groups(sequences, roles, targets).items()}
     some = {name: spread_steps(steps, _MOST_TARGETS) for name, steps in groups.items()}
     asked = np.unique(np.concatenate([everyone, *some.values()]))
-    ranks = rank_targets(ranker_of(backbone), sequences, asked, length=backbone.config.length)
+    ranks = rank_targets(ranker_of(backbone, sequences), sequences, asked, length=backbone.config.length)
     metrics = {"hr": hit_rate, "ndcg": ndcg}
     of_all = ranks[np.searchsorted(asked, everyone)]
     found: dict[str, Any] = {

@@ -33,7 +33,7 @@ def test_a_deterministic_successor_is_learned(model: str, loss: str, tmp_path: P
     settings = replace(SMALL, loss=LossConfig(name=loss, negatives=4, shared=loss == "bpr"))
     trained = train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path)
     test = np.flatnonzero(ROLES == splits.TEST)
-    ranks = rank_targets(ranker_of(trained.backbone), CYCLE, test, length=6)
+    ranks = rank_targets(ranker_of(trained.backbone, CYCLE), CYCLE, test, length=6)
     assert hit_rate(ranks, 1).mean() == 1.0
     assert trained.curve[trained.best_epoch]["ndcg@10"] == max(row["ndcg@10"] for row in trained.curve)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(trained.curve)
