@@ -40,7 +40,8 @@ class Plan(NamedTuple):
     """How P ragged steps are laid out in blocks; made once for all layers."""
 
     blocks: list[Block]
-    cells: Tensor  # (P,) cell of each step, over the cells of all blocks
+    steps: Tensor  # (C,) the steps of all blocks' cells
+    cells: Tensor  # (P,) cell of each step, 0..C-1
 
 
 def places(sizes: Tensor) -> Tensor:
@@ -74,12 +75,13 @@ def plan(sizes: Tensor, device: torch.device | str = "cpu") -> Plan:
         width = int(size[rows].max())
         across = np.arange(width)
         there = across < size[rows, None]  # (b, width)
-        steps = np.where(there, first[rows, None] + across, first[rows, None])
-        cells[steps[there]] = used + np.flatnonzero(there)
-        at, real = torch.from_numpy(steps.ravel()).to(device), torch.from_numpy(there.ravel()).to(device)
-        blocks.append(Block(at, real, len(rows), width))
-        used += steps.size
-    return Plan(blocks, torch.from_numpy(cells).to(device))
+        at = np.where(there, first[rows, None] + across, first[rows, None])
+        cells[at[there]] = used + np.flatnonzero(there)
+        flat, real = torch.from_numpy(at.ravel()).to(device), torch.from_numpy(there.ravel()).to(device)
+        blocks.append(Block(flat, real, len(rows), width))
+        used += at.size
+    steps = torch.cat([block.steps for block in blocks]) if blocks else torch.empty(0, dtype=torch.int64, device=device)
+    return Plan(blocks, steps, torch.from_numpy(cells).to(device))
 
 
 def attend(
@@ -107,11 +109,10 @@ def attend(
         (P, heads, d).
     """
     joined = torch.stack((query, key, value), 1)  # (P, 3, heads, d)
-    parts = []
-    for block in plan.blocks:
-        cells = joined.index_select(0, block.steps).view(block.rows, block.width, *joined.shape[1:])
+    parts, spread = [], joined.index_select(0, plan.steps).split([len(block.steps) for block in plan.blocks])
+    for block, cells in zip(plan.blocks, spread, strict=True):
         mask = distance_mask(block.width, window, bias, query)
-        q, k, v = cells.permute(2, 0, 3, 1, 4)  # (b, heads, width, d) each
+        q, k, v = cells.view(block.rows, block.width, *joined.shape[1:]).permute(2, 0, 3, 1, 4)  # (b, heads, width, d)
         out = nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
         )
