@@ -25,7 +25,9 @@ def small_users(
     config = BackboneConfig(model=model, width=8, layers=2, heads=2, length=length)
     backbone = make_backbone(config, num_items, np.array([1, 20, 1], np.float32), seed=3)
     generator = torch.Generator().manual_seed(7)
-    shape = HeadShape(num_items=num_items, state_width=8, num_kinds=3, slots=2, width=8, leave_width=4, item_width=2)
+    shape = HeadShape(
+        num_items=num_items, state_width=backbone.width, num_kinds=3, slots=2, width=8, leave_width=4, item_width=2
+    )
     with torch.random.fork_rng(devices=[]):  # a module draws its first weights from the global generator
         torch.manual_seed(5)
         heads = Heads(shape)
