@@ -8,14 +8,14 @@ Source: relative bias of Raffel et al. (2020), section 2.1; sliding window of Be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from recgym.backbones.backbone import BackboneConfig
-from recgym.backbones.ragged import Plan, attend, unpack
+from recgym.backbones.ragged import OUT_OF_REACH, Mix, Plan, attend, blend, unpack
 
 
 class AttentionCache(NamedTuple):
@@ -41,23 +41,35 @@ class Layer(nn.Module):
         """Residual connections and feed-forward layer: (..., D), (..., D) -> (..., D)."""
         raise NotImplementedError
 
+    def by_gap(self, gap: Tensor) -> Tensor:
+        """Bias by the time between steps, for layers that know of it: (b, T, S) int64 -> (b, 1, T, S)."""
+        raise NotImplementedError
+
 
 class Stack(nn.ModuleList):
-    """Layers one after the other."""
+    """Layers one after the other; `mix` makes weights of scores, None: softmax."""
 
-    def __init__(self, config: BackboneConfig, layer: Callable[[], Layer]) -> None:
+    def __init__(self, config: BackboneConfig, layer: Callable[[], Layer], mix: Mix | None = None) -> None:
         super().__init__(layer() for _ in range(config.layers))
+        self.mix = mix
         self.length, self.heads, self.depth = config.length, config.heads, config.width // config.heads
         self.dropout = config.dropout
 
-    def forward(self, hidden: Tensor, plan: Plan) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The whole pass: (P, D) -> (P, D), and each layer's keys and values, (P, heads, D / heads)."""
+    def forward(
+        self, hidden: Tensor, plan: Plan, gaps: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The whole pass: (P, D) -> (P, D), and each layer's keys and values, (P, heads, D / heads).
+
+        `gaps` say how far apart in time the cells of each block are, (b, width, width), in buckets of the layers.
+        """
         keys, values = [], []
         for layer in self._all():
             query, key, value = layer.heads_of(hidden)
             attended = attend(
                 query, key, value, plan,
-                window=self.length, bias=layer.by_distance, dropout=self.dropout if self.training else 0.0,
+                window=self.length, bias=layer.by_distance,
+                pairwise=None if gaps is None else [layer.by_gap(gap) for gap in gaps],
+                dropout=self.dropout if self.training else 0.0, mix=self.mix,
             )  # fmt: skip
             hidden = layer.finish(hidden, attended.flatten(1))
             keys.append(key)
@@ -84,11 +96,16 @@ class Stack(nn.ModuleList):
         return AttentionCache(last.contiguous(), first, second, torch.zeros_like(size), size)
 
     def advance(
-        self, cache: AttentionCache, hidden: Tensor, met: Tensor, finish: Callable[[Tensor], Tensor]
+        self,
+        cache: AttentionCache,
+        hidden: Tensor,
+        met: Tensor,
+        finish: Callable[[Tensor], Tensor],
+        gap: Tensor | None = None,
     ) -> tuple[AttentionCache, Tensor]:
         """One row of attention a layer for (B, D), then `finish`; keys and values are written in place.
 
-        Rows that have not `met` (B,) a step stay as they are.
+        Rows that have not `met` (B,) a step stay as they are. `gap` (B, 1, L): how far in time each slot lies back.
         """
         state, keys, values, pushes, size = cache
         everyone = bool(met.all())
@@ -104,10 +121,10 @@ class Stack(nn.ModuleList):
             for ring, row in ((keys, key), (values, value)):
                 here = ring[:, number]  # (B, heads, L, D / heads)
                 here[rows, :, slot] = row if everyone else torch.where(met.view(-1, 1, 1), row, here[rows, :, slot])
-            bias = layer.by_distance.T[distance].transpose(1, 2).masked_fill(blocked, -torch.inf)  # (B, heads, L)
-            attended = nn.functional.scaled_dot_product_attention(
-                query.unsqueeze(2), keys[:, number], values[:, number], attn_mask=bias.unsqueeze(2)
-            )
+            bias = layer.by_distance.T[distance].transpose(1, 2).masked_fill(blocked, OUT_OF_REACH).unsqueeze(2)
+            if gap is not None:
+                bias = bias + layer.by_gap(gap)  # (B, heads, 1, L)
+            attended = blend(query.unsqueeze(2), keys[:, number], values[:, number], bias, mix=self.mix)
             hidden = layer.finish(hidden, attended.flatten(1))
         new = finish(hidden)
         if not everyone:

@@ -27,6 +27,7 @@ FORMAT, VERSION = "recgym-backbone", 1
 BACKBONES: dict[str, str] = {
     "esasrec": "recgym.backbones.esasrec:ESASRec",
     "gru": "recgym.backbones.gru:GRU4Rec",
+    "hstu": "recgym.backbones.hstu:HSTU",
     "sasrec": "recgym.backbones.sasrec:SASRec",
 }
 """Entry point ("module:Class") of every backbone, by name."""

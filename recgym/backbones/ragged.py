@@ -5,6 +5,7 @@ In logs of shops most histories are short and a few are long: padded to the long
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -15,6 +16,11 @@ from recgym.backbones.backbone import Backbone
 
 _SMALLEST_BLOCK = 8
 """Histories up to this size share a block; every further block takes sizes up to twice those of the one before."""
+OUT_OF_REACH = -1e30
+"""Added to the score of a key that is not to be seen: softmax and silu make 0 of it, where of -inf silu makes nan."""
+
+Mix = Callable[[Tensor], Tensor]
+"""From the scores of keys, (b, heads, T, S), to the weights of their values."""
 
 
 class Ragged(NamedTuple):
@@ -92,9 +98,11 @@ def attend(
     *,
     window: int,
     bias: Tensor | None = None,
+    pairwise: Sequence[Tensor] | None = None,
     dropout: float = 0.0,
+    mix: Mix | None = None,
 ) -> Tensor:
-    """softmax_j(q_i . k_j / sqrt(d) + bias[i - j]) v_j over j = i - window + 1 .. i of the same history.
+    """sum_j weight_ij v_j over j = i - window + 1 .. i of the same history; weights as in `blend`.
 
     Args:
         query: (P, heads, d).
@@ -103,35 +111,51 @@ def attend(
         plan: of the P steps.
         window: steps that a step sees, itself among them.
         bias: (heads, window) by distance; None: none.
-        dropout: share of the weights dropped.
+        pairwise: bias of each pair of cells, beside that by distance, (b, 1, width, width) a block; None: none.
+        dropout: share of softmax's weights dropped.
+        mix: what makes weights of scores; None: softmax.
 
     Returns:
         (P, heads, d).
     """
     joined = torch.stack((query, key, value), 1)  # (P, 3, heads, d)
+    plain = bias is None and pairwise is None and mix is None
     parts, spread = [], joined.index_select(0, plan.steps).split([len(block.steps) for block in plan.blocks])
-    for block, cells in zip(plan.blocks, spread, strict=True):
-        mask = distance_mask(block.width, window, bias, query)
+    for number, (block, cells) in enumerate(zip(plan.blocks, spread, strict=True)):
+        mask = None
+        if not plain or block.width > window:
+            mask = distance_mask(block.width, window, bias, query)
+            if pairwise is not None:
+                mask = mask + pairwise[number].to(mask.dtype)
         q, k, v = cells.view(block.rows, block.width, *joined.shape[1:]).permute(2, 0, 3, 1, 4)  # (b, heads, width, d)
-        out = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
-        )
+        out = blend(q, k, v, mask, mix=mix, dropout=dropout)
         parts.append(out.transpose(1, 2).reshape(-1, *query.shape[1:]))
     return torch.cat(parts).index_select(0, plan.cells) if parts else torch.empty_like(query)
 
 
-def distance_mask(width: int, window: int, bias: Tensor | None, like: Tensor) -> Tensor | None:
-    """(heads, width, width) to add to attention: `bias` by distance within the window, -inf elsewhere.
+def blend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, mix: Mix | None = None, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v, or mix(q k^T + bias) v: (b, heads, T, d), (b, heads, S, d) twice, as query.
 
-    None where plain causal attention does the same.
+    `bias` (b or 1, heads or 1, T, S) has `OUT_OF_REACH` where a key is not to be seen; None, for softmax alone: T = S,
+    and nothing later is seen.
     """
-    if bias is None and width <= window:
-        return None
+    if mix is None:
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=dropout, is_causal=bias is None
+        )
+    assert bias is not None, "mix needs a bias that says what is out of reach"
+    return mix(query @ key.mT + bias) @ value
+
+
+def distance_mask(width: int, window: int, bias: Tensor | None, like: Tensor) -> Tensor:
+    """(heads, width, width) to add to attention: `bias` by distance within the window, `OUT_OF_REACH` elsewhere."""
     place = torch.arange(width, device=like.device)
     distance = place.unsqueeze(1) - place  # (width, width): from query to key
     outside = (distance < 0) | (distance >= window)
     inside = like.new_zeros(1, width, width) if bias is None else bias[:, distance.clamp(0, window - 1)]
-    return inside.masked_fill(outside, -torch.inf).to(like.dtype)
+    return inside.masked_fill(outside, OUT_OF_REACH).to(like.dtype)
 
 
 def encode(backbone: Backbone, history: Ragged) -> Tensor:

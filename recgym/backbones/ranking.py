@@ -19,11 +19,17 @@ _CELLS = 1 << 23
 
 
 def ranker_of(backbone: Backbone, sequences: Sequences) -> Ranker:
-    """The backbone's own ranking; who the user is comes from the log."""
+    """The backbone's own ranking; who the user is, and when the steps of the history were, comes from the log.
+
+    A backbone whose `reads_time` is true takes times (B, T), seconds since the epoch, as third argument of `states` and
+    `prefill`. When the ranking is asked for is not among them.
+    """
+    reads_time = getattr(backbone, "reads_time", False)
 
     def scores(items: Tensor, feedback: Tensor, steps: IntArray) -> Tensor:
         users = torch.from_numpy(sequences.user_of_step[steps])
-        return backbone.scores(personal_states(backbone, backbone.prefill(items, feedback).state, users))
+        history = (items, feedback, _times(sequences, steps, items.shape[1])) if reads_time else (items, feedback)
+        return backbone.scores(personal_states(backbone, backbone.prefill(*history).state, users))
 
     return scores
 
@@ -82,6 +88,12 @@ def spread_steps(steps: IntArray, most: int) -> IntArray:
     if len(steps) <= most:
         return steps
     return steps[np.linspace(0, len(steps) - 1, most).astype(np.int64)]
+
+
+def _times(sequences: Sequences, steps: IntArray, length: int) -> Tensor:
+    """Seconds since the epoch of the steps in `windows(sequences, steps, length)`, (B, L) float64."""
+    place = np.asarray(steps)[:, None] + np.arange(-length, 0)
+    return torch.from_numpy(sequences.time[np.maximum(place, 0)].astype(np.float64))
 
 
 def _seen(sequences: Sequences, steps: IntArray) -> Tensor:

@@ -7,8 +7,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recgym.backbones.ranking import Ranker, rank_targets, spread_steps
-from recgym.logs.sequences import Sequences
+from recgym.backbones.hstu import HSTU, HSTUConfig
+from recgym.backbones.ranking import Ranker, rank_targets, ranker_of, spread_steps
+from recgym.logs.sequences import Sequences, windows
 from recgym.types import FeedbackKind, IntArray
 
 
@@ -78,6 +79,20 @@ def test_a_ranker_that_reads_the_history_gets_what_came_before() -> None:
 
     rank_targets(ranker, LOG, np.array([2, 3, 6]), length=2)
     assert torch.equal(torch.cat(seen), torch.tensor([[1, 2], [0, 0], [4, 1]]))
+
+
+@torch.no_grad()
+def test_a_backbone_that_reads_time_is_told_when_the_steps_of_the_history_were() -> None:
+    backbone = HSTU(HSTUConfig(width=8, length=3, time_bias=True), 5, np.ones(1, np.float32)).eval()
+    for parameter in backbone.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    asked = np.array([2, 4, 6])
+    items, feedback = (torch.from_numpy(part) for part in windows(LOG, asked, 3))
+    time = torch.tensor([[0, 0, 1], [0, 0, 3], [3, 4, 5]], dtype=torch.float64)  # the log's, where there is a step
+    expected = backbone.scores(backbone.prefill(items, feedback, time).state)
+    found = ranker_of(backbone, LOG)(items, feedback, asked)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, backbone.scores(backbone.prefill(items, feedback).state), atol=1e-2)
 
 
 def test_spread_steps_keep_both_ends() -> None:
