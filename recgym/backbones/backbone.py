@@ -25,6 +25,8 @@ from recgym.types import FloatArray, IntArray
 
 FORMAT, VERSION = "recgym-backbone", 1
 BACKBONES: dict[str, str] = {
+    "bert4rec": "recgym.backbones.bert4rec:BERT4Rec",
+    "caser": "recgym.backbones.caser:Caser",
     "esasrec": "recgym.backbones.esasrec:ESASRec",
     "gru": "recgym.backbones.gru:GRU4Rec",
     "hstu": "recgym.backbones.hstu:HSTU",

@@ -56,6 +56,14 @@ def places(sizes: Tensor) -> Tensor:
     return torch.arange(len(begin)) - begin
 
 
+def pasts(sizes: Tensor, length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """The last `length` steps up to each step, oldest first: (B,) -> (P, length) indices, and whether there is one."""
+    place = places(sizes).to(device)
+    back = torch.arange(length - 1, -1, -1, device=device)
+    steps = torch.arange(len(place), device=device).unsqueeze(1) - back
+    return steps.clamp_min(0), place.unsqueeze(1) >= back
+
+
 def pack(items: Tensor, feedback: Tensor, time: Tensor | None = None) -> Ragged:
     """Real steps of left-padded (B, T), (B, T, F), (B, T)."""
     there = items > 0
@@ -96,20 +104,20 @@ def attend(
     value: Tensor,
     plan: Plan,
     *,
-    window: int,
+    window: int | None,
     bias: Tensor | None = None,
     pairwise: Sequence[Tensor] | None = None,
     dropout: float = 0.0,
     mix: Mix | None = None,
 ) -> Tensor:
-    """sum_j weight_ij v_j over j = i - window + 1 .. i of the same history; weights as in `blend`.
+    """sum_j weight_ij v_j over j = i - window + 1 .. i of the same history, or all its j; weights as in `blend`.
 
     Args:
         query: (P, heads, d).
         key: (P, heads, d).
         value: (P, heads, d).
         plan: of the P steps.
-        window: steps that a step sees, itself among them.
+        window: steps that a step sees, itself among them; None: its whole history, later steps too, without bias.
         bias: (heads, window) by distance; None: none.
         pairwise: bias of each pair of cells, beside that by distance, (b, 1, width, width) a block; None: none.
         dropout: share of softmax's weights dropped.
@@ -123,7 +131,9 @@ def attend(
     parts, spread = [], joined.index_select(0, plan.steps).split([len(block.steps) for block in plan.blocks])
     for number, (block, cells) in enumerate(zip(plan.blocks, spread, strict=True)):
         mask = None
-        if not plain or block.width > window:
+        if window is None:
+            mask = block.there.view(block.rows, 1, 1, block.width)
+        elif not plain or block.width > window:
             mask = distance_mask(block.width, window, bias, query)
             if pairwise is not None:
                 mask = mask + pairwise[number].to(mask.dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recgym.backbones.backbone import BACKBONES, BackboneConfig, make_backbone, module_of
-from recgym.backbones.ragged import Ragged, attend, encode, pack, places, plan, unpack
+from recgym.backbones.ragged import Ragged, attend, encode, pack, pasts, places, plan, unpack
 
 SIZES = torch.tensor([3, 0, 19, 1, 8, 9])
 STEPS = int(SIZES.sum())
@@ -65,6 +65,22 @@ def test_attention_equals_plain_loops(window: int, biased: bool) -> None:
     bias = torch.randn(2, window, generator=generator) * biased
     found = attend(query, key, value, plan(SIZES), window=window, bias=bias if biased else None)
     torch.testing.assert_close(found, plainly(query, key, value, window, bias), atol=1e-5, rtol=1e-5)
+
+
+def test_attention_without_a_window_sees_the_whole_history_alone() -> None:
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(STEPS, 2, 5, generator=generator) for _ in range(3))
+    found = attend(query, key, value, plan(SIZES), window=None)
+    for q, k, v, out in zip(*(part.split(SIZES.tolist()) for part in (query, key, value, found)), strict=True):
+        weights = torch.softmax(torch.einsum("ihd,jhd->hij", q, k) / math.sqrt(5), 2)
+        torch.testing.assert_close(out, torch.einsum("hij,jhd->ihd", weights, v), atol=1e-5, rtol=1e-5)
+
+
+def test_the_pasts_of_steps_stay_in_their_history() -> None:
+    steps, there = pasts(torch.tensor([2, 0, 4]), 3)
+    found = [row[real].tolist() for row, real in zip(steps, there, strict=True)]
+    assert found == [[0], [0, 1], [2], [2, 3], [2, 3, 4], [3, 4, 5]]
+    assert there.tolist()[:2] == [[False, False, True], [False, True, True]]
 
 
 @pytest.mark.parametrize("model", sorted(BACKBONES))
