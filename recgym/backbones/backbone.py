@@ -1,4 +1,4 @@
-"""The backbone's contract, and what every backbone shares: the item table, the registry, and its folder on disk.
+"""The backbone's contract, and what every backbone shares: the registry, and its folder on disk.
 
 A backbone reads a history of items with their feedback and says in a state (B, D) what it knows of the user; the dot
 product of a state with an item's vector, plus the item's bias, scores that item as the next one chosen.
@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from recgym.backbones.table import ItemTable as ItemTable
 from recgym.files import FormatError, new_folder, read_json, write_bytes, write_json
 from recgym.types import FloatArray, IntArray
 
@@ -27,9 +28,12 @@ FORMAT, VERSION = "recgym-backbone", 1
 BACKBONES: dict[str, str] = {
     "bert4rec": "recgym.backbones.bert4rec:BERT4Rec",
     "caser": "recgym.backbones.caser:Caser",
+    "decoder": "recgym.backbones.decoder:Decoder",
     "esasrec": "recgym.backbones.esasrec:ESASRec",
     "gru": "recgym.backbones.gru:GRU4Rec",
+    "gru4rec": "recgym.backbones.gru4rec:GRU4Rec",
     "hstu": "recgym.backbones.hstu:HSTU",
+    "rnn": "recgym.backbones.rnn:RNN",
     "sasrec": "recgym.backbones.sasrec:SASRec",
 }
 """Entry point ("module:Class") of every backbone, by name."""
@@ -117,60 +121,12 @@ class Backbone(Protocol):
         ...
 
     def item_vectors(self) -> Tensor:
-        """Vectors of all items, (N, D)."""
+        """Vectors that score all items, (N, D)."""
         ...
 
     def item_bias(self) -> Tensor:
         """Biases of all items, (N,)."""
         ...
-
-
-class ItemTable(nn.Module):
-    """Item vectors, tied between input and output, and what feedback does to them: x = E[item] * (1 + G a) + W a.
-
-    a = log2(1 + f / scale): a clicked item can enter the state in another way than one that was passed over.
-
-    `scale` is the mean of each kind where it happened, so that an average amount counts as 1, like a click.
-    """
-
-    def __init__(self, num_items: int, width: int, feedback_scale: FloatArray) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(num_items + 1, width, padding_idx=0)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
-        with torch.no_grad():
-            self.embedding.weight[0] = 0
-        self.feedback = nn.Linear(len(feedback_scale), width, bias=False)
-        self.gate = nn.Linear(len(feedback_scale), width, bias=False)
-        with torch.no_grad():
-            self.gate.weight.zero_()[:, 0] = 1  # items that were chosen count twice from the start
-        self.bias = nn.Parameter(torch.zeros(num_items))
-        self.scale: Tensor
-        self.register_buffer("scale", torch.tensor(np.asarray(feedback_scale), dtype=torch.float32))
-
-    def forward(self, items: Tensor, feedback: Tensor) -> Tensor:
-        """Embed steps: (...,) and (..., F) -> (..., D)."""
-        amount = torch.log2(1 + feedback / self.scale)
-        vector = nn.functional.embedding(items, self.embedding.weight, padding_idx=0)
-        own = vector + nn.functional.linear(amount, self.feedback.weight)
-        return torch.addcmul(own, vector, nn.functional.linear(amount, self.gate.weight))
-
-    def start_from_groups(self, groups: Tensor) -> None:
-        """Let items of one group, such as a category, start near each other; `groups` (N,) int64 from 0.
-
-        A fresh vector is the sum of one of its group and one of its own, of equal length; training moves it from there.
-        """
-        with torch.no_grad():
-            weight = self.embedding.weight
-            centre = torch.randn(int(groups.max()) + 1, weight.shape[1]) * weight.shape[1] ** -0.5
-            weight[1:] = (weight[1:] + centre[groups]) / 2**0.5
-
-    def vectors(self) -> Tensor:
-        """(N, D)."""
-        return self.embedding.weight[1:]
-
-    def scores(self, state: Tensor) -> Tensor:
-        """(..., D) -> (..., N)."""
-        return nn.functional.linear(state, self.vectors(), self.bias)
 
 
 def register_backbone(name: str, entry_point: str) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from recgym.backbones.backbone import Backbone
 from recgym.logs.profiles import Profile, encode
@@ -109,7 +110,9 @@ def fit_ridge(
 
 
 def fill_unmet(backbone: Backbone, sequences: Sequences, roles: Roles) -> Filling:
-    """Predict vector and bias of every item that training never showed, in place.
+    """Predict vectors and bias of every item that training never showed, in place.
+
+    Vectors that score items and vectors that are read are both predicted, where they are not the same.
 
     The regression is fitted on items with at least `LEAST_EVENTS` training steps (on all that were met, if there are
     fewer than two of those). An item met n times counts n / (n + LEAST_EVENTS): its vector's error shrinks as 1 / n,
@@ -125,10 +128,17 @@ def fill_unmet(backbone: Backbone, sequences: Sequences, roles: Roles) -> Fillin
     known = known[np.argsort(-events[known], kind="stable")[:_MOST_FITTED]]
     features = item_features(sequences.items).values.astype(np.float64)  # (N, P)
     weight = events[known] / (events[known] + LEAST_EVENTS)
-    table = backbone.table
-    learned = (table.vectors().detach(), table.bias.detach().unsqueeze(1))  # (N, D), (N, 1)
+    learned = _learned(backbone)
     fits = [fit_ridge(features[known], part.double().cpu().numpy()[known], weight) for part in learned]
     for part, fit in zip(learned, fits, strict=True):
         part[torch.from_numpy(unmet).to(part.device)] = torch.from_numpy(fit.predict(features[unmet])).to(part)
-    penalties = (fit.penalty if features.shape[1] else np.inf for fit in fits)
+    penalties = (fit.penalty if features.shape[1] else np.inf for fit in fits[:2])
     return Filling(len(unmet), len(known), features.shape[1], *penalties)
+
+
+def _learned(backbone: Backbone) -> list[Tensor]:
+    """The weights of each item in rows, to write on: vectors (N, D), biases (N, 1), and separate inputs (N, d)."""
+    vectors, bias = backbone.item_vectors().detach(), backbone.item_bias().detach()
+    inputs = backbone.table.inputs().detach()
+    tied = vectors.data_ptr() == inputs.data_ptr()
+    return [vectors, bias.unsqueeze(1)] if tied else [vectors, bias.unsqueeze(1), inputs]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recgym.backbones import losses
 from recgym.backbones.backbone import Backbone, personal_states
 from recgym.backbones.ragged import Ragged, encode, places
 
+_PAIRWISE = ("bpr", "bpr-max", "top1-max")
 LOSSES = ("cross-entropy", "sampled-softmax", "bpr", "bpr-max", "top1-max", "bce", "gbce", "in-batch")
 
 
@@ -34,6 +35,8 @@ class LossConfig:
     """gBCE's t: 0 is binary cross-entropy, 1 gives unbiased probabilities."""
     regularisation: float = 1.0
     """BPR-max's weight of the negatives' squared scores."""
+    elu: float = 0.0
+    """Final activation of BPR, BPR-max and TOP1-max: a score s below 0 enters as elu (e^s - 1); 0: as it is."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -43,9 +46,11 @@ class LossConfig:
             raise ValueError(f"negatives is {self.negatives}, expected at least 1")
         if not 0 <= self.calibration <= 1:
             raise ValueError(f"calibration is {self.calibration}, expected a number in [0, 1]")
-        for name in ("popularity", "regularisation"):
+        for name in ("popularity", "regularisation", "elu"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number of at least 0")
+        if self.elu and self.name not in _PAIRWISE:
+            raise ValueError(f"elu is {self.elu}, expected 0 for the loss {self.name!r}")
 
 
 class Negatives(NamedTuple):
@@ -125,6 +130,8 @@ def loss_of(backbone: Backbone, states: Tensor, targets: Tensor, config: LossCon
         if not config.correct:
             return losses.sampled_softmax(positive, negative, clash=clash)
         return losses.sampled_softmax(positive, negative, log_q_negative=log_q[drawn], clash=clash)
+    if config.elu:  # monotone: ranks are those of the scores
+        positive, negative = (nn.functional.elu(part, config.elu) for part in (positive, negative))
     if config.name == "bpr":
         return losses.bpr(positive, negative, clash=clash)
     if config.name == "bpr-max":

@@ -111,7 +111,7 @@ class SASRec(nn.Module):
         self.config, self.num_items, self.num_feedback = config, num_items, len(feedback_scale)
         self.table = ItemTable(num_items, config.width, feedback_scale)
         self.layers = Stack(config, self.layer)
-        self.norm = nn.LayerNorm(config.width)
+        self.norm: nn.Module = nn.LayerNorm(config.width)
         self.begin = nn.Parameter(torch.zeros(config.width))
         self.dropout = nn.Dropout(config.dropout)
 

@@ -102,6 +102,37 @@ def test_new_items_get_their_category_s_mean(monkeypatch: pytest.MonkeyPatch) ->
     assert not backbone.table.embedding.weight[0].any()
 
 
+@pytest.mark.parametrize("model", ["caser", "decoder"])
+def test_vectors_that_score_and_vectors_that_are_read_are_both_filled(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recgym.backbones.cold.fit_ridge.__defaults__", ((0.0,),))
+    log, roles = log_of(["a", "b", "a", "b", "a"], [6, 6, 6, 6, 0])
+    backbone = make_backbone(BackboneConfig(model=model, width=4), 5, np.ones(1, np.float32))
+    inputs, outputs = backbone.table.inputs().clone(), backbone.item_vectors().clone()
+    assert inputs[0].tolist() != outputs[0, :4].tolist()
+    assert fill_unmet(backbone, log, roles)[:3] == (1, 4, 2)
+    for before, after in ((inputs, backbone.table.inputs()), (outputs, backbone.item_vectors())):
+        torch.testing.assert_close(after[4], before[[0, 2]].mean(0))
+        assert torch.equal(after[:4], before[:4])
+    assert not backbone.table.embedding.weight[0].any()
+
+
+@torch.no_grad()
+def test_items_of_a_group_start_near_each_other_where_they_are_read_and_where_they_score() -> None:
+    groups = np.arange(400) % 2
+    for model in ("gru", "gru4rec", "decoder"):
+        config = BackboneConfig(model=model, width=32)
+        alone, grouped = (make_backbone(config, 400, np.ones(1, np.float32), groups=of) for of in (None, groups))
+        for before, after in (
+            (alone.table.inputs(), grouped.table.inputs()),
+            (alone.item_vectors(), grouped.item_vectors()),
+        ):
+            assert float(after.square().mean() / before.square().mean()) == pytest.approx(1, abs=0.3)
+            like, other = (torch.nn.functional.cosine_similarity(after[:-by], after[by:]).mean() for by in (2, 1))
+            assert float(like) == pytest.approx(0.5, abs=0.15) and float(like) > float(other) + 0.2
+
+
 def test_without_features_new_items_get_the_mean() -> None:
     log = sequences([[1] * 5 + [2] * 5 + [3]], 4)
     backbone = make_backbone(BackboneConfig(width=4), 4, np.ones(1, np.float32))

@@ -27,7 +27,10 @@ ROLES = np.tile(np.repeat(np.array([0, 1, 2], np.int8), [18, 3, 3]), 30)
 SMALL = TrainingConfig(epochs=12, batch_size=4, learning_rate=1e-2)
 
 
-@pytest.mark.parametrize(("model", "loss"), [("gru", "cross-entropy"), *(("sasrec", loss) for loss in LOSSES)])
+LEARNERS = (("gru", "cross-entropy"), ("rnn", "cross-entropy"), ("gru4rec", "bpr-max"), ("decoder", "cross-entropy"))
+
+
+@pytest.mark.parametrize(("model", "loss"), [*LEARNERS, *(("sasrec", loss) for loss in LOSSES)])
 def test_a_deterministic_successor_is_learned(model: str, loss: str, tmp_path: Path) -> None:
     config = BackboneConfig(model=model, width=16, layers=1, length=6, dropout=0.0)
     settings = replace(SMALL, loss=LossConfig(name=loss, negatives=4, shared=loss == "bpr"))
