@@ -30,11 +30,14 @@ BACKBONES: dict[str, str] = {
     "caser": "recgym.backbones.caser:Caser",
     "decoder": "recgym.backbones.decoder:Decoder",
     "esasrec": "recgym.backbones.esasrec:ESASRec",
+    "fpmc": "recgym.backbones.fpmc:FPMC",
     "gru": "recgym.backbones.gru:GRU4Rec",
     "gru4rec": "recgym.backbones.gru4rec:GRU4Rec",
     "hstu": "recgym.backbones.hstu:HSTU",
+    "hybrid": "recgym.backbones.hybrid:Hybrid",
     "rnn": "recgym.backbones.rnn:RNN",
     "sasrec": "recgym.backbones.sasrec:SASRec",
+    "transrec": "recgym.backbones.transrec:TransRec",
 }
 """Entry point ("module:Class") of every backbone, by name."""
 

@@ -140,6 +140,11 @@ class Caser(nn.Module):
         """(N,)."""
         return self.table.bias
 
+    @torch.no_grad()
+    def fill(self, unmet: Tensor, vectors: Tensor, bias: Tensor) -> None:
+        """Write vectors (K, 2 D) and biases (K,) of the items `unmet` (K,), counted from 0."""
+        self.vectors[unmet], self.table.bias[unmet] = vectors, bias
+
     def _convolved(self, image: Tensor) -> Tensor:
         """[z, anyone's P]: (Q, window, D) -> (Q, 2 D)."""
         units = image.transpose(1, 2)  # (Q, D, window)

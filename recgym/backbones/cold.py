@@ -112,12 +112,12 @@ def fit_ridge(
 def fill_unmet(backbone: Backbone, sequences: Sequences, roles: Roles) -> Filling:
     """Predict vectors and bias of every item that training never showed, in place.
 
-    Vectors that score items and vectors that are read are both predicted, where they are not the same.
-
     The regression is fitted on items with at least `LEAST_EVENTS` training steps (on all that were met, if there are
     fewer than two of those). An item met n times counts n / (n + LEAST_EVENTS): its vector's error shrinks as 1 / n,
     while what features cannot tell of it does not, so that a hit does not outweigh the rest of its category.
     Without features every such item gets the mean.
+
+    A backbone that scores items by vectors of its own (see `write_items`) reads those of its table: both are predicted.
     """
     events = training_events(sequences, roles)
     unmet = np.flatnonzero(events == 0)
@@ -128,17 +128,30 @@ def fill_unmet(backbone: Backbone, sequences: Sequences, roles: Roles) -> Fillin
     known = known[np.argsort(-events[known], kind="stable")[:_MOST_FITTED]]
     features = item_features(sequences.items).values.astype(np.float64)  # (N, P)
     weight = events[known] / (events[known] + LEAST_EVENTS)
-    learned = _learned(backbone)
-    fits = [fit_ridge(features[known], part.double().cpu().numpy()[known], weight) for part in learned]
-    for part, fit in zip(learned, fits, strict=True):
-        part[torch.from_numpy(unmet).to(part.device)] = torch.from_numpy(fit.predict(features[unmet])).to(part)
-    penalties = (fit.penalty if features.shape[1] else np.inf for fit in fits[:2])
+    rows = torch.from_numpy(unmet)
+
+    def predict(learned: Tensor) -> tuple[Tensor, float]:
+        fit = fit_ridge(features[known], learned.detach().double().cpu().numpy()[known], weight)
+        return torch.from_numpy(fit.predict(features[unmet])).to(learned), fit.penalty
+
+    vectors, vector_penalty = predict(backbone.item_vectors())
+    bias, bias_penalty = predict(backbone.item_bias().unsqueeze(1))
+    inputs = backbone.table.inputs()
+    if inputs.data_ptr() != backbone.item_vectors().data_ptr():
+        inputs.detach()[rows] = predict(inputs)[0]
+    write_items(backbone, rows, vectors, bias.squeeze(1))
+    penalties = (vector_penalty, bias_penalty) if features.shape[1] else ()
     return Filling(len(unmet), len(known), features.shape[1], *penalties)
 
 
-def _learned(backbone: Backbone) -> list[Tensor]:
-    """The weights of each item in rows, to write on: vectors (N, D), biases (N, 1), and separate inputs (N, d)."""
-    vectors, bias = backbone.item_vectors().detach(), backbone.item_bias().detach()
-    inputs = backbone.table.inputs().detach()
-    tied = vectors.data_ptr() == inputs.data_ptr()
-    return [vectors, bias.unsqueeze(1)] if tied else [vectors, bias.unsqueeze(1), inputs]
+@torch.no_grad()
+def write_items(backbone: Backbone, rows: Tensor, vectors: Tensor, bias: Tensor) -> None:
+    """Let items `rows` (K,), from 0, be scored by `vectors` (K, D) and `bias` (K,).
+
+    They are the table's, unless the backbone has vectors of its own and a method `fill(rows, vectors, bias)`.
+    """
+    fill = getattr(backbone, "fill", None)
+    if fill is not None:
+        fill(rows, vectors, bias)
+    else:
+        backbone.table.vectors()[rows], backbone.table.bias[rows] = vectors, bias

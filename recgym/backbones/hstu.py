@@ -184,6 +184,11 @@ class HSTU(nn.Module):
         """(N,)."""
         return self.table.bias
 
+    @torch.no_grad()
+    def fill(self, unmet: Tensor, vectors: Tensor, bias: Tensor) -> None:  # noqa: ARG002
+        """Write biases (K,) of the items `unmet` (K,), counted from 0; they are scored by what is read of them."""
+        self.table.bias[unmet] = bias
+
     def _unknown(self, batch: int) -> Tensor:
         """Times of a ring whose steps have none."""
         shape = (batch, self.config.length if self.reads_time else 0)

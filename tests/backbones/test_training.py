@@ -27,7 +27,10 @@ ROLES = np.tile(np.repeat(np.array([0, 1, 2], np.int8), [18, 3, 3]), 30)
 SMALL = TrainingConfig(epochs=12, batch_size=4, learning_rate=1e-2)
 
 
-LEARNERS = (("gru", "cross-entropy"), ("rnn", "cross-entropy"), ("gru4rec", "bpr-max"), ("decoder", "cross-entropy"))
+LEARNERS = [
+    ("gru", "cross-entropy"), ("rnn", "cross-entropy"), ("gru4rec", "bpr-max"), ("decoder", "cross-entropy"),
+    ("fpmc", "bpr"), ("hybrid", "cross-entropy"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("model", "loss"), [*LEARNERS, *(("sasrec", loss) for loss in LOSSES)])
