@@ -81,7 +81,7 @@ class Transducer(Layer):
 
     def __init__(self, config: HSTUConfig) -> None:
         super().__init__()
-        width, self.heads = config.width, config.heads
+        width, self.heads, self.length = config.width, config.heads, config.length
         self.project, self.gate = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.join = nn.Linear(width, width)
         self.by_distance = nn.Parameter(torch.empty(config.heads, config.length))
@@ -99,7 +99,7 @@ class Transducer(Layer):
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """(..., D), (..., D) -> (..., D)."""
-        gated = _norm(attended) * silu(self.gate(_norm(hidden)))
+        gated = _norm(attended / self.length) * silu(self.gate(_norm(hidden)))
         finished: Tensor = hidden + self.join(self.dropout(gated))
         return finished
 
@@ -122,8 +122,8 @@ class HSTU(nn.Module):
         self.num_items, self.num_feedback = num_items, len(feedback_scale)
         self.reads_time, self.temperature = config.time_bias, config.temperature
         self.table = ItemTable(num_items, config.width, feedback_scale)
-        self.layers = Stack(config, lambda: Transducer(config), mix=lambda scores: silu(scores) / config.length)
-        self.norm = nn.LayerNorm(config.width) if config.temperature is None else None
+        self.layers = Stack(config, lambda: Transducer(config), mix=silu)
+        self.norm = nn.LayerNorm(config.width) if config.temperature is None else nn.Identity()
         self.begin = nn.Parameter(torch.zeros(config.width))
         self.dropout = nn.Dropout(config.dropout)
 
@@ -195,11 +195,8 @@ class HSTU(nn.Module):
         return torch.full(shape, torch.nan, dtype=torch.float64, device=self.begin.device)
 
     def _finish(self, hidden: Tensor) -> Tensor:
-        if self.norm is not None:
-            normed: Tensor = self.norm(hidden)
-            return normed
-        assert self.temperature is not None
-        return normalize(hidden, dim=-1) / self.temperature
+        normed: Tensor = self.norm(hidden)
+        return normed if self.temperature is None else normalize(normed, dim=-1) / self.temperature
 
     def _run(self, history: Ragged) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """States (P, D), and keys and values of each layer, (P, heads, D / heads)."""

@@ -78,6 +78,15 @@ def test_states_are_what_the_equations_say_also_beyond_the_window(heads: int) ->
 
 
 @torch.no_grad()
+def test_histories_of_any_sizes_together_have_the_states_of_each_alone() -> None:
+    backbone, sizes = model(), [3, 0, 19, 9, 1]
+    items, feedback, time = (part[0] for part in history(1, sum(sizes)))
+    found = backbone.packed(Ragged(items, feedback, torch.tensor(sizes), time)).split(sizes)
+    for state, *alone in zip(found, *(part.split(sizes) for part in (items, feedback, time)), strict=True):
+        torch.testing.assert_close(state, backbone.states(*(part.unsqueeze(0) for part in alone))[0])
+
+
+@torch.no_grad()
 def test_advancing_with_times_equals_the_full_pass_beyond_the_window() -> None:
     backbone = model()
     items, feedback, time = history(4, 3 * LENGTH)
@@ -145,6 +154,7 @@ def test_training_reaches_the_bias_by_time() -> None:
     met = {int(b) for i in range(LENGTH - 1) for b in buckets(time[0, i] - time[0, : i + 1])}
     for layer in backbone.layers:
         assert isinstance(layer, Transducer) and layer.by_time is not None and layer.by_time.grad is not None
+        assert layer.by_time.grad.isfinite().all()
         assert set(layer.by_time.grad.nonzero().flatten().tolist()) == met
 
 

@@ -83,6 +83,20 @@ def test_the_pasts_of_steps_stay_in_their_history() -> None:
     assert there.tolist()[:2] == [[False, False, True], [False, True, True]]
 
 
+def test_other_weights_than_softmax_and_a_bias_of_each_pair_of_steps() -> None:
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(STEPS, 2, 5, generator=generator) for _ in range(3))
+    extra, layout = torch.randn(STEPS, STEPS, generator=generator), plan(SIZES)
+    cells = [block.steps.view(block.rows, block.width) for block in layout.blocks]
+    pairwise = [extra[step.unsqueeze(2), step.unsqueeze(1)].unsqueeze(1) for step in cells]
+    found = attend(query, key, value, layout, window=4, pairwise=pairwise, mix=torch.nn.functional.silu)
+    row, step = torch.repeat_interleave(torch.arange(len(SIZES)), SIZES), torch.arange(STEPS)
+    distance = step.unsqueeze(1) - step
+    seen = (row.unsqueeze(1) == row) & (distance >= 0) & (distance < 4)
+    weights = torch.nn.functional.silu(torch.einsum("ihd,jhd->hij", query, key) + extra) * seen
+    torch.testing.assert_close(found, torch.einsum("hij,jhd->ihd", weights, value), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("model", sorted(BACKBONES))
 @torch.no_grad()
 def test_encoding_ragged_histories_equals_each_alone(model: str) -> None:
