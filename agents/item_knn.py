@@ -16,9 +16,10 @@ from torch import Tensor
 
 from agents.baselines import history_of, target_counts, tie_breaker
 from agents.choice import greedy_probabilities, top_items
+from recgym.backbones.knn import nearest_items
 from recgym.logs.sequences import Sequences
 from recgym.logs.splits import TRAIN, Roles
-from recgym.types import FloatArray, IntArray, Observation, Reads
+from recgym.types import Observation, Reads
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,36 +104,3 @@ class ItemKNN:
     def restore(cls, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> ItemKNN:
         """The policy whose `config` and `tensors` these are."""
         return cls(**{**config, **tensors})
-
-
-def nearest_items(
-    group: IntArray, item: IntArray, num_items: int, *, neighbours: int, shrinkage: float
-) -> tuple[IntArray, FloatArray]:
-    """The most similar items of each: ids (N, M) with 0 for none, cosine (N, M).
-
-    similarity(i, j) = c(i, j) / (sqrt(c(i) c(j)) + shrinkage), c counting groups (users or sessions); 0 with itself.
-    Rows of the co-occurrence are counted in blocks of at most 8 million cells, so that no N x N array is held.
-    """
-    pairs = np.unique(np.stack([group, item]), axis=1)  # (2, P): each group counts an item once
-    group, item = pairs[0], pairs[1]  # sorted by group
-    group_start = np.searchsorted(group, group, "left")  # (P,)
-    group_size = np.searchsorted(group, group, "right") - group_start
-    by_item = np.argsort(item, kind="stable")
-    item_bounds = np.searchsorted(item[by_item], np.arange(1, num_items + 2))  # (N + 1,)
-    frequency = np.diff(item_bounds).astype(np.float64)  # (N,)
-    ids, values = np.zeros((num_items, neighbours), np.int64), np.zeros((num_items, neighbours), np.float32)
-    block = max(1, 8_000_000 // (num_items + 1))
-    for first in range(0, num_items, block):
-        last = min(first + block, num_items)
-        rows = by_item[item_bounds[first] : item_bounds[last]]  # pairs of this block's items
-        size = group_size[rows]
-        within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-        other = item[np.repeat(group_start[rows], size) + within]  # items of the same groups
-        cell = np.repeat(item[rows] - 1 - first, size) * (num_items + 1) + other
-        together = np.bincount(cell, minlength=(last - first) * (num_items + 1)).reshape(last - first, -1)[:, 1:]
-        cosine = together / (np.sqrt(np.outer(frequency[first:last], frequency)) + shrinkage + 1e-12)
-        cosine[np.arange(last - first), np.arange(first, last)] = 0
-        best = np.argsort(-cosine, axis=1, kind="stable")[:, :neighbours]
-        values[first:last] = np.take_along_axis(cosine, best, 1)
-        ids[first:last] = np.where(values[first:last] > 0, best + 1, 0)
-    return ids, values

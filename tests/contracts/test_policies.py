@@ -19,7 +19,7 @@ from agents.clicks import ClickModel
 from agents.distributional import Atoms, DistributionalPolicy, Quantiles, Reading
 from agents.epsilon_greedy import MeanReward
 from agents.explore_then_commit import ExploreThenCommit
-from agents.item_knn import ItemKNN, nearest_items
+from agents.item_knn import ItemKNN
 from agents.layout import Layout
 from agents.linear_reward import Features
 from agents.linear_ts import PosteriorDraws, posterior_draws
@@ -32,6 +32,7 @@ from agents.scoring import ScoringPolicy
 from agents.slate_policy import SlatePolicy
 from agents.spread import SpreadActor, SpreadPolicy
 from agents.wolpertinger import NearestItems, NearestPolicy
+from recgym.backbones.knn import nearest_items
 from recgym.checks import check_policy
 from recgym.logs.sequences import Sequences
 from recgym.policy import POLICIES, PolicyError, StoredPolicy, check_fits, load_policy, save_policy
