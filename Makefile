@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (torch first) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[experiments,dev]"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[experiments,p5,dev]"
 	@touch $@
 
 quickstart: install ## the main job on the sample logs, or on LOGS=folder FORMAT=movielens
