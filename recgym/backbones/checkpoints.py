@@ -56,7 +56,7 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
 
 def save_failed_batch(folder: Path, module: nn.Module, steps: IntArray, sizes: Tensor) -> Path:
     """Write steps (P,) and sizes (B,) of a minibatch with the weights that met it, and say where."""
-    tensors = {f"weights.{name}": tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {f"weights.{name}": tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
     tensors |= {"steps": torch.from_numpy(steps).contiguous(), "sizes": sizes.cpu().contiguous()}
     write_bytes(folder / FAILED, safetensors.torch.save(tensors))
     return folder / FAILED

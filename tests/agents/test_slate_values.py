@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linprog  # type: ignore[import-untyped]
+from scipy.optimize import linprog
 from torch import Tensor
 
 from agents.slates import Items, Selection, choice_chances, slate_scores, slate_values

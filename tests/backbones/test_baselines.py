@@ -38,7 +38,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def test_only_training_steps_are_read(name: str) -> None:
     other = dataclasses.replace(LOG, item=np.append(LOG.item[:11], [2, 6, 6]).astype(np.int32))
-    histories = ([], [1], [4, 5], [2, 1, 3])
+    histories: tuple[list[int], ...] = ([], [1], [4, 5], [2, 1, 3])
     scores = asked(fit_baseline(name, LOG, ROLES), *histories)
     assert torch.equal(scores, asked(fit_baseline(name, other, ROLES), *histories))
     everything = asked(fit_baseline(name, LOG, np.zeros(14, np.int8)), *histories)

@@ -29,7 +29,7 @@ PARTS = splits.leave_one_out(SHORT)
 @needs_p5
 def test_a_deterministic_successor_is_learned(tmp_path: Path) -> None:
     config = P5Config(width=32, layers=1, heads=2, length=2, dropout=0.0, tokens=3, clusters=2)
-    settings = P5Training(epochs=8, batch_size=16, learning_rate=1e-2, validation_targets=30)
+    settings = P5Training(epochs=20, patience=20, batch_size=16, learning_rate=1e-2, validation_targets=30)
     trained = train_p5(CYCLE, ROLES, config, settings, folder=tmp_path)
     test = np.flatnonzero(ROLES == splits.TEST)[::2]
     ranks = rank_targets(P5Ranker(trained.model, CYCLE), CYCLE, test, length=2)
