@@ -118,8 +118,8 @@ class Backbone(Protocol):
     def advance(self, cache: Any, items: Tensor, feedback: Tensor) -> tuple[Any, Tensor]:
         """One more step: `items` (B,), `feedback` (B, F) -> the new cache and the state (B, D).
 
-        The cost is that of one step, whatever the length of the past. The cache is consumed. Rows whose item is 0 stay
-        as they are.
+        The cost is that of one step, whatever the length of the past, unless the model's page states another. The cache
+        is consumed. Rows whose item is 0 stay as they are.
         """
         ...
 

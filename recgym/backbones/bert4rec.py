@@ -101,8 +101,16 @@ class BERT4Rec(nn.Module):
         return self.config.width
 
     def training_pairs(self, window: Ragged, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """States (Q, D) at the hidden steps of windows of at most L + 1, and the items (Q,) there; see `draw`."""
-        hidden = self.draw(window.sizes, wanted)
+        """States (Q, D) at the hidden steps of windows of at most L + 1, and the items (Q,) there; see `draw`.
+
+        Windows are cut after their last wanted step, which is then hidden where serving hides the next one.
+        """
+        row = torch.repeat_interleave(torch.arange(len(window.sizes)), window.sizes).to(wanted.device)
+        place = places(window.sizes).to(wanted.device)
+        sizes = row.new_zeros(len(window.sizes)).scatter_reduce(0, row, (place + 1) * wanted, "amax")
+        kept = place < sizes[row]
+        window = Ragged(window.items[kept], window.feedback[kept], sizes.cpu())
+        hidden = self.draw(window.sizes, wanted[kept])
         return self._filled(window, hidden), window.items[hidden]
 
     def draw(self, sizes: Tensor, wanted: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recgym.backbones.backbone import BackboneConfig, ItemTable
 from recgym.backbones.ragged import Ragged, pack, pasts, unpack
+from recgym.backbones.user_vectors import UserVectors
 from recgym.types import FloatArray
 
 
@@ -76,9 +77,7 @@ class Caser(nn.Module):
         self.vertical = nn.Linear(config.window, config.vertical)
         self.join = nn.Linear(config.window * config.horizontal + width * config.vertical, width)
         self.dropout = nn.Dropout(config.dropout)
-        self.anyone = nn.Parameter(torch.zeros(width))
-        self.users = nn.Embedding(config.num_users, width)  # what sets each user apart from anyone
-        nn.init.zeros_(self.users.weight)
+        self.users = UserVectors(config.num_users, width)  # P_u
         self.vectors = nn.Parameter(torch.randn(num_items, 2 * width) / (2 * width))
 
     @property
@@ -99,10 +98,8 @@ class Caser(nn.Module):
         return unpack(self.packed(history), history.sizes, items.shape[1], self.start_state())
 
     def personal(self, states: Tensor, users: Tensor) -> Tensor:
-        """States (Q, 2 D) of known users (Q,), by their number in the training log."""
-        if not len(self.users.weight):
-            return states
-        return states + nn.functional.pad(self.users(users), (self.config.width, 0))
+        """Let known users have their own P_u: (Q, 2 D), (Q,) -> (Q, 2 D)."""
+        return states + nn.functional.pad(self.users.offsets(users), (self.config.width, 0))
 
     def scores(self, state: Tensor) -> Tensor:
         """(..., 2 D) -> (..., N)."""
@@ -114,7 +111,7 @@ class Caser(nn.Module):
 
     def start(self, batch: int) -> CaserCache:
         """Cache of empty histories."""
-        image = self.anyone.new_zeros(batch, self.window, self.config.width)
+        image = self.users.common.new_zeros(batch, self.window, self.config.width)
         return CaserCache(self._convolved(image), image)
 
     def prefill(self, items: Tensor, feedback: Tensor) -> CaserCache:
@@ -146,9 +143,9 @@ class Caser(nn.Module):
         self.vectors[unmet], self.table.bias[unmet] = vectors, bias
 
     def _convolved(self, image: Tensor) -> Tensor:
-        """[z, anyone's P]: (Q, window, D) -> (Q, 2 D)."""
+        """[z, P of an unknown user]: (Q, window, D) -> (Q, 2 D)."""
         units = image.transpose(1, 2)  # (Q, D, window)
         strongest = [torch.relu(filters(units)).amax(2) for filters in self.horizontal]
         features = torch.cat([*strongest, self.vertical(units).flatten(1)], 1)
         z = torch.relu(self.join(self.dropout(features)))
-        return torch.cat([z, self.anyone.to(z.dtype).expand(len(z), -1)], 1)
+        return torch.cat([z, self.users.common.to(z.dtype).expand(len(z), -1)], 1)

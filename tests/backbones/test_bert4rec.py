@@ -66,13 +66,15 @@ def test_the_share_of_windows_that_hide_their_last_step_alone() -> None:
 
 
 @torch.no_grad()
-def test_training_predicts_the_hidden_items_from_both_sides() -> None:
-    backbone = model(mask_share=0.0)  # hides steps 1, 3 and 7
+def test_hidden_items_are_predicted_from_both_sides_up_to_the_last_wanted_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = model()
+    hidden = torch.tensor([True, False, True, False, False, True, False])  # of steps 0, 1, 3, 4, 5, 6, 7
+    monkeypatch.setattr(backbone, "draw", lambda sizes, wanted: hidden)
     states, targets = backbone.training_pairs(WINDOW, WANTED)
-    assert targets.tolist() == [2, 4, 8]
-    for step, changed in ((1, ()), (0, (0,)), (2, (0,)), (3, ()), (4, (2,)), (7, ()), (8, (2,))):
+    assert targets.tolist() == [1, 4, 7]
+    for step, changed in enumerate(((), (0,), (), (), (2,), (2,), (), (2,), ())):
         for other in (
-            WINDOW._replace(items=WINDOW.items.index_fill(0, torch.tensor(step), 5 if step != 4 else 6)),
+            WINDOW._replace(items=WINDOW.items.index_fill(0, torch.tensor(step), 3 if step != 2 else 9)),
             WINDOW._replace(feedback=WINDOW.feedback.index_fill(0, torch.tensor(step), 7.0)),
         ):
             after, _ = backbone.training_pairs(other, WANTED)
@@ -83,11 +85,23 @@ def test_training_predicts_the_hidden_items_from_both_sides() -> None:
 @torch.no_grad()
 def test_serving_asks_for_an_item_hidden_after_the_history() -> None:
     backbone = model(last_share=1.0)
-    wanted = torch.ones(9, dtype=torch.bool)
-    states, _ = backbone.training_pairs(WINDOW, wanted)  # hides the last step of each window
-    items = torch.tensor([[0, 0, 1, 2], [0, 0, 0, 0], [5, 6, 7, 8]])
-    feedback = torch.ones(3, 4, 1) * (items > 0).unsqueeze(2)
+    states, _ = backbone.training_pairs(WINDOW, WANTED)  # hides the last wanted step of each window
+    items = torch.tensor([[0, 0, 1], [0, 0, 0], [5, 6, 7]])
+    feedback = torch.ones(3, 3, 1) * (items > 0).unsqueeze(2)
     torch.testing.assert_close(backbone.prefill(items, feedback).state, states, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_places_are_told_apart_by_what_follows() -> None:
+    backbone = model()
+    items = torch.tensor([[0, 0, 1, 2], [5, 6, 7, 8]])
+    feedback = torch.ones(2, 4, 1) * (items > 0).unsqueeze(2)
+    swapped = items[:, [0, 1, 3, 2]]
+    states = backbone.prefill(items, feedback).state
+    assert bool(((backbone.prefill(swapped, feedback).state - states).abs().amax(1) > 1e-4).all())
+    backbone.position.weight[2] = backbone.position.weight[1]  # the last step and the one before it stand alike
+    states = backbone.prefill(items, feedback).state
+    torch.testing.assert_close(backbone.prefill(swapped, feedback).state, states, atol=1e-6, rtol=0)
 
 
 def test_a_deterministic_successor_is_learned(tmp_path: Path) -> None:

@@ -1,29 +1,22 @@
-"""Caser: its convolutions against plain loops, and users who are known."""
+"""Caser: its convolutions against plain loops."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from recgym.backbones.backbone import BackboneConfig, load_backbone, make_backbone, module_of, save_backbone
+from recgym.backbones.backbone import BackboneConfig, make_backbone, module_of
 from recgym.backbones.caser import Caser, CaserConfig
-from recgym.backbones.objectives import LossConfig
-from recgym.backbones.ranking import rank_targets, ranker_of
-from recgym.backbones.training import train_backbone
-from recgym.logs import splits
-from recgym.metrics import hit_rate
-from tests.backbones.test_training import CYCLE, ROLES, SMALL
 
-CONFIG = CaserConfig(width=6, heads=1, length=8, dropout=0.0, window=3, horizontal=4, vertical=2, num_users=5)
+CONFIG = CaserConfig(width=6, heads=1, length=8, dropout=0.0, window=3, horizontal=4, vertical=2)
 
 
-def model(config: CaserConfig = CONFIG) -> Caser:
-    made = module_of(make_backbone(config, 9, np.ones(1, np.float32), seed=3))
+def model() -> Caser:
+    made = module_of(make_backbone(CONFIG, 9, np.ones(1, np.float32), seed=3))
     assert isinstance(made, Caser)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -59,32 +52,7 @@ def test_states_equal_plain_loops() -> None:
         image = torch.cat([torch.zeros(2, 6), seen[row]])[step : step + 3]
         torch.testing.assert_close(states[row, step, :6], plainly(backbone, image), atol=1e-5, rtol=1e-5)
         assert float(states[row, step, :6].max()) > 0
-        assert torch.equal(states[row, step, 6:], backbone.anyone)
-
-
-@torch.no_grad()
-def test_known_users_have_vectors_of_their_own(tmp_path: Path) -> None:
-    backbone = model()
-    states, users = torch.randn(3, 12, generator=torch.Generator().manual_seed(1)), torch.tensor([4, 0, 4])
-    known = backbone.personal(states, users)
-    assert torch.equal(known[:, :6], states[:, :6])
-    torch.testing.assert_close(known[:, 6:] - states[:, 6:], backbone.users.weight[users])
-    save_backbone(backbone, tmp_path / "backbone")
-    again = module_of(load_backbone(tmp_path / "backbone"))
-    assert isinstance(again, Caser) and torch.equal(again.personal(states, users), known)
-    stranger = model(replace(CONFIG, num_users=0))
-    assert torch.equal(stranger.personal(states, users), states)
-
-
-@pytest.mark.parametrize("num_users", [0, CYCLE.num_users])
-def test_a_deterministic_successor_is_learned(num_users: int, tmp_path: Path) -> None:
-    config = CaserConfig(width=16, length=6, dropout=0.0, num_users=num_users)
-    settings = replace(SMALL, loss=LossConfig(name="bce", negatives=3))
-    trained = train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path)
-    test = np.flatnonzero(ROLES == splits.TEST)
-    assert hit_rate(rank_targets(ranker_of(trained.backbone, CYCLE), CYCLE, test, length=6), 1).mean() == 1.0
-    users = module_of(trained.backbone).get_parameter("users.weight")
-    assert users.shape == (num_users, 16) and bool((users.abs().amax(1) > 0).all())
+        assert torch.equal(states[row, step, 6:], backbone.users.common)
 
 
 def test_wrong_sizes_are_refused() -> None:
@@ -92,7 +60,5 @@ def test_wrong_sizes_are_refused() -> None:
         replace(CONFIG, window=9)
     with pytest.raises(ValueError, match="vertical is 0, expected at least 1"):
         replace(CONFIG, vertical=0)
-    with pytest.raises(ValueError, match="num_users is -1, expected at least 0"):
-        replace(CONFIG, num_users=-1)
     with pytest.raises(ValueError, match=r"window is 5, expected 1 to length \(4\)"):
         make_backbone(BackboneConfig(model="caser", length=4), 9, np.ones(1, np.float32))

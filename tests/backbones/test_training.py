@@ -29,7 +29,7 @@ SMALL = TrainingConfig(epochs=12, batch_size=4, learning_rate=1e-2)
 
 LEARNERS = [
     ("gru", "cross-entropy"), ("rnn", "cross-entropy"), ("gru4rec", "bpr-max"), ("decoder", "cross-entropy"),
-    ("fpmc", "bpr"), ("hybrid", "cross-entropy"),
+    ("fpmc", "bpr"), ("hybrid", "cross-entropy"), ("caser", "bce"),
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from recgym.backbones.backbone import (
     personal_states,
     save_backbone,
 )
+from recgym.backbones.caser import CaserConfig
 from recgym.backbones.fpmc import FPMCConfig
 from recgym.backbones.hybrid import HybridConfig
 from recgym.backbones.objectives import LossConfig
@@ -30,7 +31,9 @@ from recgym.metrics import hit_rate
 from tests.backbones.test_ranking import sequences
 
 USERS = 16
-CONFIGS: dict[str, FPMCConfig | TransRecConfig | HybridConfig] = {
+Known = CaserConfig | FPMCConfig | HybridConfig | TransRecConfig
+CONFIGS: dict[str, Known] = {
+    "caser": CaserConfig(width=8, length=4, window=1, dropout=0.0, num_users=USERS),
     "fpmc": FPMCConfig(width=8, length=4, num_users=USERS),
     "transrec": TransRecConfig(width=8, length=4, num_users=USERS),
     "hybrid, gate": HybridConfig(width=8, length=4, encoder="fpmc", num_users=USERS),
@@ -96,7 +99,7 @@ def test_users_of_another_log_are_refused(user: int) -> None:
         UserVectors(3, 2).offsets(torch.tensor([0, user, 1]))
 
 
-@pytest.mark.parametrize("config", [FPMCConfig, TransRecConfig, HybridConfig])
-def test_fewer_users_than_none_are_refused(config: type[FPMCConfig | TransRecConfig | HybridConfig]) -> None:
+@pytest.mark.parametrize("config", [CaserConfig, FPMCConfig, HybridConfig, TransRecConfig])
+def test_fewer_users_than_none_are_refused(config: type[Known]) -> None:
     with pytest.raises(ValueError, match="num_users is -1, expected at least 0"):
         config(num_users=-1)
