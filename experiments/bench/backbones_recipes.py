@@ -1,0 +1,106 @@
+"""How each model is trained on each log: sizes and losses of its paper, or of the runs that published its numbers.
+
+Sources by model: SASRec with full and sampled softmax and eSASRec: Tikhonovich et al. (2025); with one negative: Kang
+and McAuley (2018); GRU4Rec: Hidasi and Karatzoglou (2018); BERT4Rec: Petrov and Macdonald (2022); Caser: Tang and Wang
+(2018); FPMC: Rendle et al. (2010); TransRec: He et al. (2017); HSTU: Zhai et al. (2024); gBCE: Petrov and Macdonald
+(2023).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from recgym.backbones.backbone import BACKBONES, BackboneConfig, config_of
+from recgym.backbones.objectives import LossConfig
+from recgym.backbones.training import TrainingConfig
+from recgym.logs.sequences import Sequences
+
+_SHARED = LossConfig(name="sampled-softmax", negatives=2_048, shared=True)
+_BPR = LossConfig(name="bpr", negatives=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One row of a table."""
+
+    model: str
+    """A key of `BACKBONES`."""
+    sizes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Fields of the model's own config that differ from its defaults."""
+    training: TrainingConfig
+    """How it is trained."""
+
+    def config(self, sequences: Sequences) -> BackboneConfig:
+        """The model's config; models with vectors of users get those of the log."""
+        own = config_of(self.model)
+        names = {one.name for one in dataclasses.fields(own)}
+        known = {"num_users": sequences.num_users} if "num_users" in names else {}
+        return own(**{"model": self.model, **known, **self.sizes})
+
+
+def recipes_of(data: str) -> dict[str, Recipe]:
+    """Recipes of a log's table by the name of their row, without models that are not registered.
+
+    Raises:
+        ValueError: no recipe is for this log.
+    """
+    if data not in _SIZES:
+        raise ValueError(f"no recipes for {data!r}; there are some for {', '.join(_SIZES)}")
+    sizes, training = _SIZES[data], _TRAINING[data]
+    few = MappingProxyType({**sizes, "layers": 1, "heads": 1})  # recurrent layers and factors: one
+    rows = {
+        "rnn": Recipe(model="rnn", sizes=few, training=training),
+        "gru": Recipe(model="gru", sizes=few, training=training),
+        "gru4rec": Recipe(
+            model="gru4rec", sizes=few,
+            training=replace(training, loss=LossConfig(name="bpr-max", negatives=2_048, shared=True, popularity=0.5)),
+        ),
+        "decoder": Recipe(model="decoder", sizes=sizes, training=training),
+        "sasrec": Recipe(model="sasrec", sizes=sizes, training=training),
+        "sasrec-sampled": Recipe(model="sasrec", sizes=sizes, training=replace(training, loss=_SHARED)),
+        "sasrec-gbce": Recipe(
+            model="sasrec", sizes=sizes, training=replace(training, loss=LossConfig(name="gbce", negatives=256))
+        ),
+        "sasrec-bce": Recipe(
+            model="sasrec", sizes=MappingProxyType({**sizes, "layer": "original", "expansion": 1}),
+            training=replace(training, loss=LossConfig(name="bce", negatives=1)),
+        ),
+        "esasrec": Recipe(model="esasrec", sizes=sizes, training=replace(training, loss=_SHARED)),
+        "bert4rec": Recipe(model="bert4rec", sizes=sizes, training=training),
+        "caser": Recipe(
+            model="caser", sizes=MappingProxyType({"length": sizes["length"]}),
+            training=replace(training, loss=LossConfig(name="bce", negatives=3)),
+        ),
+        "fpmc": Recipe(model="fpmc", sizes=few, training=replace(training, loss=_BPR)),
+        "transrec": Recipe(model="transrec", sizes=few, training=replace(training, loss=_BPR)),
+        "hstu": Recipe(model="hstu", sizes=sizes, training=replace(training, loss=_SHARED)),
+        "hybrid": Recipe(model="hybrid", sizes=sizes, training=training),
+    }  # fmt: skip
+    return {name: recipe for name, recipe in rows.items() if recipe.model in BACKBONES}
+
+
+_PUBLISHED = TrainingConfig(
+    epochs=200, patience=20, batch_size=128, learning_rate=1e-3, weight_decay=0.0, newest_window=True,
+    validation_targets=30_000, fill_unmet=False,
+)  # fmt: skip
+_LONG = MappingProxyType({"width": 64, "layers": 2, "heads": 1, "length": 200, "dropout": 0.2})
+_SIZES: dict[str, Mapping[str, Any]] = {
+    "beauty": MappingProxyType({"width": 64, "layers": 1, "heads": 1, "length": 50, "dropout": 0.5}),
+    "ml1m": _LONG,
+    "ml1m-earlier": _LONG,
+    "ml100k": _LONG,
+    "yoochoose": MappingProxyType({"width": 100, "layers": 1, "heads": 1, "length": 20, "dropout": 0.4}),
+    "sample": MappingProxyType({"width": 32, "layers": 1, "heads": 1, "length": 50, "dropout": 0.2}),
+}
+_TRAINING = {
+    "beauty": _PUBLISHED,
+    "ml1m": replace(_PUBLISHED, newest_window=False),
+    "ml1m-earlier": replace(_PUBLISHED, newest_window=False),
+    "ml100k": replace(_PUBLISHED, newest_window=False),
+    "yoochoose": replace(_PUBLISHED, patience=10, newest_window=False),
+    "sample": replace(_PUBLISHED, epochs=30, patience=3, newest_window=False),
+}

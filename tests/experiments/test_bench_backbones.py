@@ -1,0 +1,252 @@
+"""The tables of the backbones: readers on hand-written files, intervals by hand, the command on a tiny log."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.__main__ import main
+from experiments.bench import backbones_data, backbones_runs, backbones_speed
+from experiments.bench.backbones import BackbonesBench
+from experiments.bench.backbones_data import Data, of_lists, read_data
+from experiments.bench.backbones_protocols import make_questions
+from experiments.bench.backbones_recipes import Recipe, recipes_of
+from experiments.bench.backbones_runs import Ran
+from experiments.bench.backbones_tables import make_rows
+from recgym.backbones.backbone import BACKBONES
+from recgym.backbones.training import TrainingConfig
+from recgym.files import FormatError
+from recgym.logs.log import LogError
+from recgym.logs.splits import TEST, TRAIN, VALIDATION
+
+CYCLE = of_lists([[(start + step) % 7 + 1 for step in range(6)] for start in range(20)], "cycle")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample log is twenty users around a circle of seven items."""
+    monkeypatch.setitem(backbones_data.READERS, "sample", lambda folder: Data(CYCLE, repeats=True))
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def write_ml1m(folder: Path) -> None:
+    write(folder, "ml1m/train_input.txt", "1 2 3\n4 5 6\n2 3 4\n")
+    write(folder, "ml1m/val_input.txt", "4 5 6 1\n")
+    write(folder, "ml1m/val_output.txt", "2\n")
+    write(folder, "ml1m/test_output.txt", "9\n3\n9\n")
+
+
+def write_yoochoose(folder: Path, test: str = "8\t77\t5000.5\n8\t11\t5001.5\n8\t77\t5002\n9\t99\t6000\n") -> None:
+    head = "SessionId\tItemId\tTime\n"
+    train = "".join(f"{session}\t{item}\t{session}00.{item}\n" for session in range(1, 41) for item in (11, 77))
+    write(folder, "yoochoose100k/yoochoose-clicks-100k_train_full.txt", head + train)
+    write(folder, "yoochoose100k/yoochoose-clicks-100k_test.txt", head + test)
+
+
+def test_beauty_is_a_user_a_line(tmp_path: Path) -> None:
+    write(tmp_path, "beauty/Beauty.txt", "1 3 1 2\n2 2 2 4 1\n")
+    log = read_data("beauty", tmp_path).sequences
+    assert (log.num_users, log.num_items, log.item.tolist()) == (2, 4, [3, 1, 2, 2, 2, 4, 1])
+    questions = make_questions(read_data("beauty", tmp_path))
+    assert log.item[questions.asked].tolist() == [2, 1]
+    assert "leave-one-out, validation item in the test input; full ranking; items met" in questions.title("full")
+    with pytest.raises(ValueError, match="split is 'temporal', but Beauty is published without times"):
+        make_questions(read_data("beauty", tmp_path), split="temporal")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 2\n2 x\n", r"Beauty\.txt, row 2: .*'x'"),
+        ("1 2\n2\n", r"Beauty\.txt, row 2: '2', expected 2 or more numbers from 1"),
+        ("1 2\n2 0\n", r"Beauty\.txt, row 2: '2 0', expected"),
+        ("", r"Beauty\.txt: empty"),
+    ],
+)
+def test_a_bad_row_is_named(text: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path, "beauty/Beauty.txt", text)
+    with pytest.raises(LogError, match=message):
+        read_data("beauty", tmp_path)
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(LogError, match=r"Beauty\.txt: not there; .*RECGYM_DATA.* --data sample"):
+        read_data("beauty", tmp_path)
+    with pytest.raises(LogError, match="no log of the tables is called 'x'; there are beauty"):
+        read_data("x", tmp_path)
+    assert main(["bench", "backbones", "--data", "yoochoose", "--folder", str(tmp_path)]) == 1
+    assert "yoochoose-clicks-100k_train_full.txt: not there" in capsys.readouterr().err
+
+
+def test_movielens_judges_the_users_whose_prefix_is_exact_or_all_one_step_earlier(tmp_path: Path) -> None:
+    write_ml1m(tmp_path)
+    data = read_data("ml1m", tmp_path)
+    assert data.sequences.item.tolist() == [1, 2, 3, 4, 5, 6, 1, 2, 3, 2, 3, 4]
+    assert data.roles is not None
+    assert data.roles.tolist() == [TRAIN] * 7 + [VALIDATION, TEST] + [TRAIN] * 3
+    questions = make_questions(read_data("ml1m-earlier", tmp_path))
+    assert questions.sequences.item[questions.asked].tolist() == [3, 1, 4]
+    write(tmp_path, "ml1m/val_input.txt", "5 5 1\n")
+    with pytest.raises(LogError, match=r"val_input\.txt, row 1: without its last item"):
+        read_data("ml1m", tmp_path)
+    write(tmp_path, "ml1m/test_output.txt", "9\n")
+    with pytest.raises(LogError, match=r"3 rows in train_input\.txt, 1 in test_output\.txt"):
+        read_data("ml1m", tmp_path)
+
+
+def test_yoochoose_asks_for_every_click_after_the_first_of_test_sessions(tmp_path: Path) -> None:
+    write_yoochoose(tmp_path)
+    data = read_data("yoochoose", tmp_path)
+    log = data.sequences
+    questions = make_questions(data)
+    assert (log.num_items, log.num_users) == (2, 41)  # item 99 is not in training, and so session 9 is empty
+    assert log.item[questions.asked].tolist() == [1, 2]
+    assert log.time[questions.asked].tolist() == [5001, 5002]
+    assert np.flatnonzero(questions.roles == VALIDATION).tolist() == [38, 39, 78, 79]
+    assert questions.repeats and questions.cutoff == 20
+    assert "every click after the first; full ranking; repeats allowed; 2 targets of 1 users" in questions.title("full")
+    write_yoochoose(tmp_path, test="8\t77\n")
+    with pytest.raises(LogError, match=r"_test\.txt, row 2: .*expected a session, an item and a time"):
+        read_data("yoochoose", tmp_path)
+    write(tmp_path, "yoochoose100k/yoochoose-clicks-100k_test.txt", "session,item\n")
+    with pytest.raises(LogError, match=r"_test\.txt, row 1: .*expected the columns SessionId"):
+        read_data("yoochoose", tmp_path)
+
+
+def test_a_title_names_the_whole_protocol() -> None:
+    questions = make_questions(Data(CYCLE), split="temporal", repeats=True)
+    title = questions.title("sampled-popularity")
+    for words in ("cycle (20 users, 7 items, 120 steps)", "global temporal split",
+                  "sampled: 100 negatives by popularity", "seed 0", "repeats allowed", "targets of"):  # fmt: skip
+        assert words in title
+    assert "sampled: 100 uniform negatives" in questions.title("sampled-uniform")
+    assert (questions.roles[questions.asked] == TEST).all()
+
+
+def ran(name: str, seed: int, ranks: list[float], *, curve: tuple[float, ...] = ()) -> Ran:
+    rows = [{"epoch": k, "ndcg@10": quality, "seconds": k + 1.0} for k, quality in enumerate(curve)]
+    return Ran(name, "bpr, 1", "8 x 1", seed, {"full": np.array(ranks)}, rows, 9.0)
+
+
+def test_intervals_and_differences_are_those_computed_by_hand() -> None:
+    """NDCG of ranks 1, 3 and 11 is 1, 1/2 and 0; Student's t at 97.5% is 3.18245 with 3 and 12.7062 with 1 degree."""
+    first = [ran("first", 0, [1, 3, 1, 3], curve=(0.1, 0.3)), ran("first", 1, [3, 3, 1, 1], curve=(0.2, 0.1))]
+    second = [ran("second", 0, [11, 3, 11, 3])]
+    third = [ran("third", 0, [1, 1, 1, 3]), ran("third", 1, [1, 3, 1, 1])]
+    rows = make_rows([first, second, third], np.arange(4), "full", cutoff=10, reach=0.2)
+    half = 3.18245 * np.std([0.75, 0.5, 1, 0.75], ddof=1) / 2
+    np.testing.assert_allclose([rows[0].ndcg.low, rows[0].ndcg.high], [0.75 - half, 0.75 + half], atol=1e-5)
+    assert rows[0].over_seeds is not None and rows[0].over_seeds.low == rows[0].over_seeds.high == 0.75
+    assert rows[0].difference is None and rows[1].over_seeds is None
+    assert (rows[0].epochs, rows[0].reached, rows[1].epochs) == (1.5, 1.5, 0)
+    assert rows[1].difference is not None
+    wide = 3.18245 / 2 * float(np.std([-0.75, 0, -1, -0.25], ddof=1))
+    assert rows[1].difference.low == pytest.approx(-0.5 - wide, abs=1e-5)
+    assert rows[1].difference.value == -0.5
+    assert rows[1].hr == 0.5
+    assert rows[2].difference is not None and rows[2].over_seeds is not None
+    np.testing.assert_allclose(rows[2].difference.value, 0.125)
+    assert make_rows([first], np.arange(4), "full", cutoff=10, reach=0.25)[0].reached == np.inf
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_command_writes_tables_and_a_second_run_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["bench", "backbones", "--data", "sample", "--models", "sasrec", "gru", "--seeds", "2", "--epochs", "2",
+               "--threads", "1", "--protocol", "full", "sampled-uniform", "--out", str(tmp_path)]  # fmt: skip
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    folder = tmp_path / "sample" / "published-repeats"
+    tables = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert set(tables) == {f"{name}.{end}" for name in ("full", "sampled-uniform") for end in ("md", "csv", "json")}
+    for name, word in (("full", "full ranking"), ("sampled-uniform", "sampled: 100 uniform")):
+        assert tables[f"{name}.md"].decode() in printed
+        title = tables[f"{name}.md"].decode().splitlines()[0]
+        assert word in title and "leave-one-out, validation item in the test input" in title
+        rows = list(csv.DictReader(tables[f"{name}.csv"].decode().splitlines()))
+        assert [row["model"] for row in rows] == ["sasrec", "gru"]
+        about = json.loads(tables[f"{name}.json"])
+        assert f"### {about['protocol']}" == title
+        assert float(rows[1]["ndcg_value"]) == about["rows"][1]["ndcg_value"]
+        assert len(about["curves"]) == 4
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("what is there must not be done again")
+
+    monkeypatch.setattr(backbones_runs, "train_backbone", never)
+    again = BackbonesBench(
+        models=("sasrec", "gru"), seeds=2, epochs=2, threads=1, protocol=("full", "sampled-uniform"), out=tmp_path
+    )
+    again()
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == tables
+    with pytest.raises(FormatError, match=r"seed-0/run\.json: of another run"):
+        replace(again, epochs=3)()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_that_was_stopped_ends_with_the_numbers_it_would_have_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = BackbonesBench(models=("sasrec",), epochs=2, threads=1, out=tmp_path / "whole")
+    settings()
+    with monkeypatch.context() as stopped:
+        stopped.setattr(backbones_runs, "ranker_of", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            BackbonesBench(models=("sasrec",), epochs=2, threads=1, out=tmp_path / "stopped")()
+    BackbonesBench(models=("sasrec",), epochs=2, threads=1, out=tmp_path / "stopped")()
+    whole, stopped_ranks = (
+        np.load(tmp_path / name / "sample/published-repeats/sasrec/seed-0/full.npy") for name in ("whole", "stopped")
+    )
+    np.testing.assert_array_equal(whole, stopped_ranks)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_plot_of_lengths_has_a_row_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    BackbonesBench(part="lengths", lengths=(2, 4), epochs=1, threads=1, out=tmp_path)()
+    out = capsys.readouterr().out
+    assert [line.split(" | ")[1:3] for line in out.splitlines() if line.startswith("| sasrec")] == [
+        ["newest window", "2"], ["newest window", "4"], ["sliding windows", "2"], ["sliding windows", "4"],
+    ]  # fmt: skip
+    assert (tmp_path / "sample/published-repeats/lengths.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_speed_has_a_row_for_each_training(capsys: pytest.CaptureFixture[str]) -> None:
+    BackbonesBench(part="speed", rounds=1, threads=1, catalogue=0)()
+    out = capsys.readouterr().out
+    assert all(label in out for label in backbones_speed.TRAININGS)
+    assert "20 users ranked among 7 items" in out
+
+
+def test_recipes_are_of_registered_models_and_take_the_users_of_the_log() -> None:
+    for data in backbones_data.READERS:
+        for name, recipe in recipes_of(data).items():
+            config = recipe.config(CYCLE)
+            assert recipe.model in BACKBONES and config.model == recipe.model, name
+            assert getattr(config, "num_users", 20) == 20
+    with pytest.raises(ValueError, match="no recipes for 'netflix'"):
+        recipes_of("netflix")
+    with pytest.raises(TypeError, match="wings"):
+        Recipe(model="gru", sizes={"wings": 2}, training=TrainingConfig()).config(CYCLE)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_settings_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="seeds is 0"):
+        BackbonesBench(seeds=0)
+    with pytest.raises(ValueError, match=r"lengths \(0,\)"):
+        BackbonesBench(lengths=(0,))
+    with pytest.raises(ValueError, match="epochs is 0"):
+        BackbonesBench(epochs=0)
+    with pytest.raises(ValueError, match="no row of quality is called 'lstm'; there are .*sasrec"):
+        BackbonesBench(models=("lstm",), out=tmp_path)()
