@@ -52,7 +52,7 @@ def layout(sizes: Tensor, device: torch.device) -> Layout:
 def run(
     cell: Cell, weights: Weights, begin: Tensor, hidden: Tensor, sizes: Tensor, dropout: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:
-    """Outputs of every layer, (P, D) each; the last has been through `dropout`, as what each layer reads.
+    """Outputs of every layer after `dropout`, (P, D) each.
 
     Args:
         cell: of all layers.
@@ -69,9 +69,8 @@ def run(
         for part, width in zip(hidden.split(widths), widths, strict=True):
             state = cell(part, state[:width], *own)
             states.append(state)
-        output = torch.cat(states)
-        hidden = dropout(output)
-        outputs.append((output if layer < len(weights) - 1 else hidden).index_select(0, back))
+        hidden = dropout(torch.cat(states))
+        outputs.append(hidden.index_select(0, back))
     return outputs
 
 

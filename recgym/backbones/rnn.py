@@ -3,7 +3,7 @@
 h_t = tanh(W x_t + b + U h_{t-1} + c), with x_t the item that was met and h_t what scores the next one.
 
 Source: Elman (1990), "Finding structure in time"; as a recommender: Hidasi et al. (2016), "Session-based
-recommendations with recurrent neural networks", section 4, where it is what gates are compared with.
+recommendations with recurrent neural networks", who found that gates do better.
 """
 
 from __future__ import annotations
