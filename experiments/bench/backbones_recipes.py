@@ -84,9 +84,10 @@ def recipes_of(data: str) -> dict[str, Recipe]:
 
 
 _PUBLISHED = TrainingConfig(
-    epochs=200, patience=20, batch_size=128, learning_rate=1e-3, weight_decay=0.0, newest_window=True,
+    epochs=200, patience=10, batch_size=128, learning_rate=1e-3, weight_decay=0.0, newest_window=True,
     validation_targets=30_000, fill_unmet=False,
 )  # fmt: skip
+_FEW_USERS = replace(_PUBLISHED, patience=5, batch_size=16, newest_window=False)  # enough steps an epoch
 _LONG = MappingProxyType({"width": 64, "layers": 2, "heads": 1, "length": 200, "dropout": 0.2})
 _SIZES: dict[str, Mapping[str, Any]] = {
     "beauty": MappingProxyType({"width": 64, "layers": 1, "heads": 1, "length": 50, "dropout": 0.5}),
@@ -98,9 +99,9 @@ _SIZES: dict[str, Mapping[str, Any]] = {
 }
 _TRAINING = {
     "beauty": _PUBLISHED,
-    "ml1m": replace(_PUBLISHED, newest_window=False),
-    "ml1m-earlier": replace(_PUBLISHED, newest_window=False),
-    "ml100k": replace(_PUBLISHED, newest_window=False),
-    "yoochoose": replace(_PUBLISHED, patience=10, newest_window=False),
+    "ml1m": _FEW_USERS,
+    "ml1m-earlier": _FEW_USERS,
+    "ml100k": _FEW_USERS,
+    "yoochoose": replace(_PUBLISHED, newest_window=False),
     "sample": replace(_PUBLISHED, epochs=30, patience=3, newest_window=False),
 }
