@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -32,6 +31,7 @@ from experiments.coat_ratings import rated_sessions
 from experiments.pool import run_jobs
 from experiments.presets import HISTORY, PRESETS
 from experiments.runs import plain
+from experiments.settings import with_settings
 from recgym.env.session import Sessions
 from recgym.files import FormatError, read_json, write_bytes, write_json
 from recgym.ope.intervals import Interval, seeds_and_users
@@ -152,20 +152,7 @@ def configured(name: str, preset: dict[str, Any], settings: dict[str, str]) -> A
     Raises:
         ValueError: a setting is no field of the agent, or its value does not fit.
     """
-    made = agent_class(name)(**preset)
-    if not settings:
-        return made
-    words = [word for option, value in settings.items() for word in (f"--{option}", *value.split())]
-    try:
-        return tyro.cli(type(made), args=words, default=made, config=(tyro.conf.FlagConversionOff,))
-    except SystemExit as error:  # tyro has printed which field is wrong, and why
-        raise ValueError(
-            f"the settings {settings} do not fit the agent {name!r}; its fields are {_fields(made)}"
-        ) from error
-
-
-def _fields(agent: Any) -> str:
-    return ", ".join(field.name.replace("_", "-") for field in dataclasses.fields(agent))
+    return with_settings(agent_class(name)(**preset), settings, f"the agent {name!r}")
 
 
 def train_one(contest: Contest, job: tuple[str, str, int]) -> float:

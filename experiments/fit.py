@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from experiments.runs import Run, plain
-from recgym.backbones.backbone import BackboneConfig, save_backbone
+from experiments.settings import with_settings
+from recgym.backbones.backbone import BackboneConfig, own_config, save_backbone
 from recgym.backbones.training import TrainingConfig, train_backbone
 from recgym.env.session import Repeats, SessionConfig, Sessions
 from recgym.files import FormatError, read_json, write_bytes, write_json
@@ -54,7 +55,9 @@ class Fit:
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     """How events become steps and sessions."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """Which backbone."""
+    """Which backbone; docs/backbones.md lists them."""
+    backbone_settings: dict[str, str] = field(default_factory=dict)
+    """Fields that only the chosen backbone has, by name: expansion 4."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How the backbone is trained."""
     users: UserConfig = field(default_factory=UserConfig)
@@ -64,6 +67,9 @@ class Fit:
 
     def __call__(self) -> None:
         """Run the stage."""
+        backbone = with_settings(
+            own_config(self.backbone), self.backbone_settings, f"the backbone {self.backbone.model!r}"
+        )
         run = Run(self.out)
         settings = {name: value for name, value in plain(self).items() if name not in ("resume", "out")}
         finished = run.config()["stages"].get("fit", {})
@@ -74,7 +80,7 @@ class Fit:
             sequences, roles = self._read(run)
             notes["data"] = sequences.fingerprint()
             trained = train_backbone(
-                sequences, roles, self.backbone, self.training,
+                sequences, roles, backbone, self.training,
                 folder=run.folder / "backbone-training", resume=self.resume, progress=True,
             )  # fmt: skip
             save_backbone(trained.backbone, run.backbone)

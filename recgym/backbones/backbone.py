@@ -156,6 +156,18 @@ def config_of(model: str) -> type[BackboneConfig]:
     return own
 
 
+def own_config(config: BackboneConfig) -> BackboneConfig:
+    """The config as one of the class of its model; fields that only that class has get their defaults.
+
+    Raises:
+        ValueError: no backbone has this name.
+    """
+    own = config_of(config.model)
+    if type(config) is own:
+        return config
+    return own(**{name.name: getattr(config, name.name) for name in dataclasses.fields(BackboneConfig)})
+
+
 def make_backbone(
     config: BackboneConfig,
     num_items: int,
@@ -176,9 +188,7 @@ def make_backbone(
     Raises:
         ValueError: no backbone has this name.
     """
-    own = config_of(config.model)
-    if type(config) is not own:
-        config = own(**{name.name: getattr(config, name.name) for name in dataclasses.fields(BackboneConfig)})
+    config = own_config(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _class_of(config.model)(config, num_items, feedback_scale)
