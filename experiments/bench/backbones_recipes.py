@@ -3,7 +3,7 @@
 Sources by model: SASRec with full and sampled softmax and eSASRec: Tikhonovich et al. (2025); with one negative: Kang
 and McAuley (2018); GRU4Rec: Hidasi and Karatzoglou (2018); BERT4Rec: Petrov and Macdonald (2022); Caser: Tang and Wang
 (2018); FPMC: Rendle et al. (2010); TransRec: He et al. (2017); HSTU: Zhai et al. (2024); gBCE: Petrov and Macdonald
-(2023).
+(2023); P5: Geng et al. (2022).
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
-from recgym.backbones.backbone import BACKBONES, BackboneConfig, config_of
+from recgym.backbones.backbone import BackboneConfig, config_of
 from recgym.backbones.objectives import LossConfig
+from recgym.backbones.p5 import P5Config
+from recgym.backbones.p5_training import P5Training
 from recgym.backbones.training import TrainingConfig
 from recgym.logs.sequences import Sequences
 
@@ -28,22 +31,22 @@ class Recipe:
     """One row of a table."""
 
     model: str
-    """A key of `BACKBONES`."""
+    """A key of `BACKBONES`, or "p5"."""
     sizes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Fields of the model's own config that differ from its defaults."""
-    training: TrainingConfig
+    training: TrainingConfig | P5Training
     """How it is trained."""
 
     def config(self, sequences: Sequences) -> BackboneConfig:
         """The model's config; models with vectors of users get those of the log."""
-        own = config_of(self.model)
+        own = P5Config if self.model == "p5" else config_of(self.model)
         names = {one.name for one in dataclasses.fields(own)}
         known = {"num_users": sequences.num_users} if "num_users" in names else {}
         return own(**{"model": self.model, **known, **self.sizes})
 
 
 def recipes_of(data: str) -> dict[str, Recipe]:
-    """Recipes of a log's table by the name of their row, without models that are not registered.
+    """Recipes of a log's table by the name of their row; P5 only where its extra is installed.
 
     Raises:
         ValueError: no recipe is for this log.
@@ -52,14 +55,9 @@ def recipes_of(data: str) -> dict[str, Recipe]:
         raise ValueError(f"no recipes for {data!r}; there are some for {', '.join(_SIZES)}")
     sizes, training = _SIZES[data], _TRAINING[data]
     few = MappingProxyType({**sizes, "layers": 1, "heads": 1})  # recurrent layers and factors: one
+    timed = MappingProxyType({**sizes, "time_bias": data in _TIMED})
+    length = MappingProxyType({"length": sizes["length"]})
     rows = {
-        "rnn": Recipe(model="rnn", sizes=few, training=training),
-        "gru": Recipe(model="gru", sizes=few, training=training),
-        "gru4rec": Recipe(
-            model="gru4rec", sizes=few,
-            training=replace(training, loss=LossConfig(name="bpr-max", negatives=2_048, shared=True, popularity=0.5)),
-        ),
-        "decoder": Recipe(model="decoder", sizes=sizes, training=training),
         "sasrec": Recipe(model="sasrec", sizes=sizes, training=training),
         "sasrec-sampled": Recipe(model="sasrec", sizes=sizes, training=replace(training, loss=_SHARED)),
         "sasrec-gbce": Recipe(
@@ -70,17 +68,22 @@ def recipes_of(data: str) -> dict[str, Recipe]:
             training=replace(training, loss=LossConfig(name="bce", negatives=1)),
         ),
         "esasrec": Recipe(model="esasrec", sizes=sizes, training=replace(training, loss=_SHARED)),
+        "rnn": Recipe(model="rnn", sizes=few, training=training),
+        "gru": Recipe(model="gru", sizes=few, training=training),
+        "gru4rec": Recipe(model="gru4rec", sizes=length, training=replace(training, loss=_GRU4REC)),
+        "decoder": Recipe(model="decoder", sizes=sizes, training=training),
         "bert4rec": Recipe(model="bert4rec", sizes=sizes, training=training),
         "caser": Recipe(
-            model="caser", sizes=MappingProxyType({"length": sizes["length"]}),
+            model="caser", sizes=length,
             training=replace(training, loss=LossConfig(name="bce", negatives=3)),
         ),
         "fpmc": Recipe(model="fpmc", sizes=few, training=replace(training, loss=_BPR)),
         "transrec": Recipe(model="transrec", sizes=few, training=replace(training, loss=_BPR)),
-        "hstu": Recipe(model="hstu", sizes=sizes, training=replace(training, loss=_SHARED)),
+        "hstu": Recipe(model="hstu", sizes=timed, training=replace(training, loss=_SHARED)),
         "hybrid": Recipe(model="hybrid", sizes=sizes, training=training),
+        "p5": Recipe(model="p5", training=P5Training()),
     }  # fmt: skip
-    return {name: recipe for name, recipe in rows.items() if recipe.model in BACKBONES}
+    return rows if find_spec("transformers") else {name: row for name, row in rows.items() if name != "p5"}
 
 
 _PUBLISHED = TrainingConfig(
@@ -88,6 +91,8 @@ _PUBLISHED = TrainingConfig(
     validation_targets=30_000, fill_unmet=False,
 )  # fmt: skip
 _FEW_USERS = replace(_PUBLISHED, patience=5, batch_size=16, newest_window=False)  # enough steps an epoch
+_TIMED = ("yoochoose", "ml100k", "sample")
+_GRU4REC = LossConfig(name="bpr-max", negatives=2_048, shared=True, popularity=0.5, elu=0.5)
 _LONG = MappingProxyType({"width": 64, "layers": 2, "heads": 1, "length": 200, "dropout": 0.2})
 _SIZES: dict[str, Mapping[str, Any]] = {
     "beauty": MappingProxyType({"width": 64, "layers": 1, "heads": 1, "length": 50, "dropout": 0.5}),

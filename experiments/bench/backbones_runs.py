@@ -6,32 +6,30 @@ again, and a training that was stopped goes on.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import importlib
 import io
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+from torch import nn
 
 from experiments.bench.backbones_protocols import Questions, Ranking
 from experiments.bench.backbones_recipes import Recipe
-from recgym.backbones.backbone import module_of
+from recgym.backbones.backbone import BackboneConfig, module_of
+from recgym.backbones.baselines import fit_baseline
+from recgym.backbones.p5 import P5Config, P5Ranker
+from recgym.backbones.p5_training import P5Training, train_p5
 from recgym.backbones.ranking import Ranker, ranker_of
-from recgym.backbones.training import Curve, train_backbone
+from recgym.backbones.training import Curve, TrainingConfig, train_backbone
 from recgym.files import FormatError, read_json, write_bytes, write_json
-from recgym.logs.sequences import Sequences
-from recgym.logs.splits import Roles
 from recgym.types import DoubleArray, IntArray
 
 FORMAT, VERSION = "recgym-bench-backbone", 1
-BASELINES = ("popularity", "repeat-history", "item-knn", "vsknn", "markov-history", "sequential-rules", "ease")
-"""Names of rankers without training, where `recgym.backbones.baselines` is there."""
 _BASELINE_LENGTH = 200
 
 
@@ -86,21 +84,21 @@ def run_recipe(
     """
     sequences, roles = questions.sequences, questions.roles
     config = recipe.config(sequences)
-    training = dataclasses.replace(
-        recipe.training, seed=seed, mask_seen=not questions.repeats, epochs=epochs or recipe.training.epochs
-    )
-    run = _digest(dataclasses.asdict(config), dataclasses.asdict(training), sequences.fingerprint(), roles, questions)
+    training = replace(recipe.training, seed=seed, epochs=epochs or recipe.training.epochs)
+    words = "cross-entropy of ids"
+    if isinstance(training, TrainingConfig):
+        training = replace(training, mask_seen=not questions.repeats)
+        loss = training.loss
+        words = loss.name if loss.name in ("cross-entropy", "in-batch") else f"{loss.name}, {loss.negatives:,}"
+        words += " shared" * loss.shared
 
     def fit() -> tuple[Ranker, dict[str, Any]]:
-        trained = train_backbone(sequences, roles, config, training, folder=folder, resume=True, progress=True)
-        count = sum(weight.numel() for weight in module_of(trained.backbone).parameters())
+        ranker, module, curve = _trained(questions, config, training, folder)
+        count = sum(weight.numel() for weight in module.parameters())
         size = f"{config.width} x {config.layers}, {count:,} weights"
-        about = {"size": size, "curve": trained.curve, "seconds": trained.curve[-1]["seconds"]}
-        return ranker_of(trained.backbone, sequences), about
+        return ranker, {"size": size, "curve": curve, "seconds": curve[-1]["seconds"]}
 
-    loss = training.loss
-    words = loss.name if loss.name in ("cross-entropy", "in-batch") else f"{loss.name}, {loss.negatives:,}"
-    words += " shared" * loss.shared
+    run = _digest(asdict(config), asdict(training), sequences.fingerprint(), roles, questions)
     return _ran(name, words, fit, run, questions, negatives, seed=seed, length=config.length, folder=folder)
 
 
@@ -110,25 +108,23 @@ def run_baseline(name: str, questions: Questions, negatives: dict[Ranking, IntAr
 
     def fit() -> tuple[Ranker, dict[str, Any]]:
         begin = time.perf_counter()
-        ranker = _fit_baseline(name, sequences, roles)
+        ranker = fit_baseline(name, sequences, roles)
         return ranker, {"size": "-", "curve": [], "seconds": time.perf_counter() - begin}
 
     run = _digest(name, sequences.fingerprint(), roles, questions)
     return _ran(name, "-", fit, run, questions, negatives, seed=0, length=_BASELINE_LENGTH, folder=folder)
 
 
-def baselines() -> tuple[str, ...]:
-    """The baselines that are there."""
-    try:
-        known = importlib.import_module("recgym.backbones.baselines").BASELINES
-    except ModuleNotFoundError:
-        return ()
-    return tuple(name for name in BASELINES if name in known)
-
-
-def _fit_baseline(name: str, sequences: Sequences, roles: Roles) -> Ranker:
-    module = importlib.import_module("recgym.backbones.baselines")
-    return cast("Callable[[str, Sequences, Roles], Ranker]", module.fit_baseline)(name, sequences, roles)
+def _trained(
+    questions: Questions, config: BackboneConfig, training: TrainingConfig | P5Training, folder: Path
+) -> tuple[Ranker, nn.Module, Curve]:
+    sequences, roles = questions.sequences, questions.roles
+    if isinstance(training, TrainingConfig):
+        one = train_backbone(sequences, roles, config, training, folder=folder, resume=True, progress=True)
+        return ranker_of(one.backbone, sequences), module_of(one.backbone), one.curve
+    assert isinstance(config, P5Config)
+    other = train_p5(sequences, roles, config, training, folder=folder, resume=True, progress=True)
+    return P5Ranker(other.model, sequences), other.model, other.curve
 
 
 def _ran(

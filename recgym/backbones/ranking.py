@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgym.backbones.backbone import Backbone, personal_states
+from recgym.backbones.backbone import Backbone, module_of, personal_states
 from recgym.logs.sequences import Sequences, batches, windows
 from recgym.metrics import Numbers
 from recgym.random import fold, session_keys, uniform
@@ -28,8 +28,10 @@ def ranker_of(backbone: Backbone, sequences: Sequences) -> Ranker:
     reads_time = getattr(backbone, "reads_time", False)
 
     def scores(items: Tensor, feedback: Tensor, steps: IntArray) -> Tensor:
-        users = torch.from_numpy(sequences.user_of_step[steps])
-        history = (items, feedback, _times(sequences, steps, items.shape[1])) if reads_time else (items, feedback)
+        device = next(module_of(backbone).parameters()).device
+        times = (_times(sequences, steps, items.shape[1]),) if reads_time else ()
+        history = (part.to(device) for part in (items, feedback, *times))
+        users = torch.from_numpy(sequences.user_of_step[steps]).to(device)
         return backbone.scores(personal_states(backbone, backbone.prefill(*history).state, users))
 
     return scores

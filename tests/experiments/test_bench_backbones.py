@@ -19,6 +19,7 @@ from experiments.bench.backbones_recipes import Recipe, recipes_of
 from experiments.bench.backbones_runs import Ran
 from experiments.bench.backbones_tables import make_rows
 from recgym.backbones.backbone import BACKBONES
+from recgym.backbones.baselines import BASELINES
 from recgym.backbones.training import TrainingConfig
 from recgym.files import FormatError
 from recgym.logs.log import LogError
@@ -211,6 +212,17 @@ def test_a_run_that_was_stopped_ends_with_the_numbers_it_would_have_had(
 
 
 @pytest.mark.usefixtures("tiny")
+def test_every_row_of_the_table_runs(tmp_path: Path) -> None:
+    BackbonesBench(epochs=1, threads=1, out=tmp_path)()
+    table = tmp_path / "sample" / "published-repeats" / "full.csv"
+    rows = {row["model"]: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert list(rows) == [name for name in (*recipes_of("sample"), *BASELINES) if name != "p5"]
+    assert next(iter(rows)) == "sasrec"
+    assert float(rows["markov-history"]["hr"]) == float(rows["sequential-rules"]["hr"]) == 1
+    assert rows["popularity"]["size"] == "-" and "shared" in rows["esasrec"]["loss"]
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_plot_of_lengths_has_a_row_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     BackbonesBench(part="lengths", lengths=(2, 4), epochs=1, threads=1, out=tmp_path)()
     out = capsys.readouterr().out
@@ -228,12 +240,15 @@ def test_speed_has_a_row_for_each_training(capsys: pytest.CaptureFixture[str]) -
     assert "20 users ranked among 7 items" in out
 
 
-def test_recipes_are_of_registered_models_and_take_the_users_of_the_log() -> None:
+def test_recipes_are_of_all_registered_models_and_take_the_users_of_the_log() -> None:
     for data in backbones_data.READERS:
-        for name, recipe in recipes_of(data).items():
+        recipes = recipes_of(data)
+        assert {recipe.model for recipe in recipes.values()} - {"p5"} == set(BACKBONES)
+        for recipe in recipes.values():
             config = recipe.config(CYCLE)
-            assert recipe.model in BACKBONES and config.model == recipe.model, name
+            assert config.model == recipe.model
             assert getattr(config, "num_users", 20) == 20
+        assert recipes["caser"].config(CYCLE).num_users == 20  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="no recipes for 'netflix'"):
         recipes_of("netflix")
     with pytest.raises(TypeError, match="wings"):
