@@ -36,7 +36,8 @@ def item_knn(
         the shrinkage of Bell and Koren (2007), "Scalable collaborative filtering with jointly derived neighborhood
         interpolation weights".
     """
-    _at_least_one(neighbours=neighbours)
+    if neighbours < 1:
+        raise ValueError(f"neighbours is {neighbours}, expected at least 1")
     if not shrinkage >= 0:
         raise ValueError(f"shrinkage is {shrinkage}, expected a number of at least 0")
     if not 0 < decay <= 1:
@@ -77,7 +78,9 @@ def vsknn(sequences: Sequences, roles: Roles, *, neighbours: int = 100, sample: 
     Source: Ludewig and Jannach (2018), "Evaluation of session-based recommendation algorithms", section 3.2.2 (V-SKNN);
         decay and idf of their release, session-rec.
     """
-    _at_least_one(neighbours=neighbours, sample=sample)
+    for name, value in (("neighbours", neighbours), ("sample", sample)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
     if not idf >= 0:
         raise ValueError(f"idf is {idf}, expected a number of at least 0")
     choices, num_items = training_choices(sequences, roles), sequences.num_items
@@ -107,8 +110,8 @@ def vsknn(sequences: Sequences, roles: Roles, *, neighbours: int = 100, sample: 
         recent = first_of_each(row, sample)
         order = np.lexsort((other, -similarity, row))
         order = order[recent[order]]
-        order = order[first_of_each(row[order], neighbours)]
-        total = contents.spread(row[order], other[order], strength[order], (len(items), num_items))
+        nearest = order[first_of_each(row[order], neighbours)]
+        total = contents.spread(row[nearest], other[nearest], strength[nearest], (len(items), num_items))
         return backed_off(total, fallback(history))
 
     return of_history(scores)
@@ -162,9 +165,3 @@ def _latest(user: IntArray, item: IntArray, place: IntArray) -> tuple[IntArray, 
     """User and place of each item's latest choice in their history; places in ascending order within a user."""
     _, back = np.unique(np.stack([user, item])[:, ::-1], axis=1, return_index=True)
     return user[::-1][back], place[::-1][back]
-
-
-def _at_least_one(**settings: int) -> None:
-    for name, value in settings.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
