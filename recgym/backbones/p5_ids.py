@@ -2,7 +2,8 @@
 
 An id is a path through a tree. Codes 0..K-1 are told apart by what came before them, and no id is the beginning of
 another; so a generator that stays on paths of the tree always ends at an item, without an end-of-sequence token.
-Source: Hua, Xu, Ge, Zhang (2023), "How to index item IDs for recommendation foundation models", sections 4.1 and 4.2.
+Source: Hua, Xu, Ge, Zhang (2023), "How to index item IDs for recommendation foundation models": sequential (SID) and
+collaborative indexing (CID).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Histories as text: templates of words, with an item's id where an item is meant.
 
 Source: Geng, Liu, Fu, Ge, Zhang (2022), "Recommendation as language processing (RLP): a unified pretrain, personalized
-prompt and predict paradigm (P5)", sections 3.1 and 3.2.
+prompt and predict paradigm (P5)": personalized prompts and whole-word embeddings.
 """
 
 from __future__ import annotations

@@ -28,11 +28,13 @@ PARTS = splits.leave_one_out(SHORT)
 
 @needs_p5
 def test_a_deterministic_successor_is_learned(tmp_path: Path) -> None:
-    config = P5Config(width=32, layers=1, heads=2, length=2, dropout=0.0, tokens=3, clusters=2)
-    settings = P5Training(epochs=20, patience=20, batch_size=16, learning_rate=1e-2, validation_targets=30)
-    trained = train_p5(CYCLE, ROLES, config, settings, folder=tmp_path)
-    test = np.flatnonzero(ROLES == splits.TEST)[::2]
-    ranks = rank_targets(P5Ranker(trained.model, CYCLE), CYCLE, test, length=2)
+    log = sequences([[(start + step) % 5 + 1 for step in range(10)] for start in range(20)], 5)
+    roles = splits.leave_one_out(log)
+    config = P5Config(width=32, layers=1, heads=4, length=2, dropout=0.0, tokens=3, clusters=2, indexing="sequential")
+    settings = P5Training(epochs=16, patience=16, batch_size=16, learning_rate=5e-3, warmup=0.1)
+    trained = train_p5(log, roles, config, settings, folder=tmp_path)
+    test = np.flatnonzero(roles == splits.TEST)
+    ranks = rank_targets(P5Ranker(trained.model, log), log, test, length=2)
     assert hit_rate(ranks, 1).mean() == 1.0
     assert trained.curve[trained.best_epoch]["ndcg@10"] == max(row["ndcg@10"] for row in trained.curve)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(trained.curve)
