@@ -12,7 +12,7 @@ import torch
 
 from recgym.backbones import checkpoints
 from recgym.backbones import training as module
-from recgym.backbones.backbone import BackboneConfig, fingerprint, make_backbone, module_of
+from recgym.backbones.backbone import BACKBONES, BackboneConfig, fingerprint, make_backbone, module_of
 from recgym.backbones.objectives import LOSSES, LossConfig
 from recgym.backbones.ranking import rank_targets, ranker_of
 from recgym.backbones.training import TrainingConfig, train_backbone, training_windows
@@ -45,9 +45,10 @@ def test_a_deterministic_successor_is_learned(model: str, loss: str, tmp_path: P
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == len(trained.curve)
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = BackboneConfig(width=8, length=6)
-    settings = TrainingConfig(epochs=4, batch_size=8, patience=10)
+@pytest.mark.parametrize("model", sorted(BACKBONES))
+def test_a_killed_run_resumes_to_the_same_weights(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = BackboneConfig(model=model, width=8, length=6)
+    settings = TrainingConfig(epochs=4, batch_size=16, patience=10)
     whole = train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path / "whole")
     epoch = module._epoch
 
