@@ -34,6 +34,8 @@ from recgym.backbones.ragged import Plan, Ragged, pack, plan, unpack
 from recgym.types import FloatArray
 
 _BUCKETS = 128
+_STD = 0.02
+"""Of fresh weights and of item vectors, which enter times sqrt(D): short vectors turn fast, as cosines ask of them."""
 _EPSILON = 1e-6
 """Of the norm; not small beside the variance of A V, which is divided by n: layers start near the identity."""
 
@@ -90,7 +92,7 @@ class Transducer(Layer):
         nn.init.xavier_uniform_(self.join.weight)
         for weight in (self.project.weight, self.gate.weight, self.by_distance, self.by_time):
             if weight is not None:
-                nn.init.normal_(weight, std=0.02)
+                nn.init.normal_(weight, std=_STD)
 
     def heads_of(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., D) -> three of (..., heads, D / heads)."""
@@ -122,6 +124,9 @@ class HSTU(nn.Module):
         self.num_items, self.num_feedback = num_items, len(feedback_scale)
         self.reads_time, self.temperature = config.time_bias, config.temperature
         self.table = ItemTable(num_items, config.width, feedback_scale)
+        with torch.no_grad():
+            self.table.embedding.weight.mul_(_STD * config.width**0.5)
+            self.table.feedback.weight.normal_(std=_STD)
         self.layers = Stack(config, lambda: Transducer(config), mix=silu)
         self.norm = nn.LayerNorm(config.width) if config.temperature is None else nn.Identity()
         self.begin = nn.Parameter(torch.zeros(config.width))
@@ -172,7 +177,7 @@ class HSTU(nn.Module):
             slot = cache.ring.pushes.remainder(self.config.length).unsqueeze(1)
             times = times.scatter_(1, slot, torch.where(met.unsqueeze(1), now.unsqueeze(1), times.gather(1, slot)))
             gap = buckets(now.unsqueeze(1) - times).unsqueeze(1)
-        ring, state = self.layers.advance(cache.ring, self.table(items, feedback), met, self._finish, gap)
+        ring, state = self.layers.advance(cache.ring, self._read(items, feedback), met, self._finish, gap)
         return HSTUCache(ring, times), state
 
     def item_vectors(self) -> Tensor:
@@ -189,6 +194,10 @@ class HSTU(nn.Module):
         """Write biases (K,) of the items `unmet` (K,), counted from 0; they are scored by what is read of them."""
         self.table.bias[unmet] = bias
 
+    def _read(self, items: Tensor, feedback: Tensor) -> Tensor:
+        read: Tensor = self.table(items, feedback) * self.config.width**0.5
+        return read
+
     def _unknown(self, batch: int) -> Tensor:
         """Times of a ring whose steps have none."""
         shape = (batch, self.config.length if self.reads_time else 0)
@@ -200,7 +209,7 @@ class HSTU(nn.Module):
 
     def _run(self, history: Ragged) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """States (P, D), and keys and values of each layer, (P, heads, D / heads)."""
-        hidden = self.dropout(self.table(history.items, history.feedback))
+        hidden = self.dropout(self._read(history.items, history.feedback))
         layout = plan(history.sizes, hidden.device)
         gaps = _gaps(history.time, layout) if self.reads_time and history.time is not None else None
         hidden, keys, values = self.layers(hidden, layout, gaps)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from recgym.backbones.backbone import make_backbone
 from recgym.backbones.hstu import HSTU, HSTUConfig, Transducer, buckets
 from recgym.backbones.objectives import pairs
 from recgym.backbones.ragged import Ragged
@@ -62,6 +63,11 @@ def by_equations(layer: Transducer, rows: Tensor, time: list[float]) -> Tensor:
     return torch.stack(out)
 
 
+def test_fresh_item_vectors_are_short_with_groups_too() -> None:
+    made = make_backbone(HSTUConfig(width=WIDTH), 2_000, np.ones(1, np.float32), groups=np.arange(2_000) % 40)
+    assert 0.015 < float(made.table.vectors().detach().std()) < 0.025
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("heads", [1, 2])
 def test_states_are_what_the_equations_say_also_beyond_the_window(heads: int) -> None:
@@ -69,7 +75,7 @@ def test_states_are_what_the_equations_say_also_beyond_the_window(heads: int) ->
     items, feedback, time = history(3, 2 * LENGTH + 1)
     found = backbone.states(items, feedback, time)
     for row in range(3):
-        hidden = backbone.table(items[row], feedback[row])
+        hidden = backbone.table(items[row], feedback[row]) * WIDTH**0.5
         for layer in backbone.layers:
             assert isinstance(layer, Transducer)
             hidden = by_equations(layer, hidden, time[row].tolist())
