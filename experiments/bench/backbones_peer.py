@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +18,8 @@ import numpy as np
 from recgym.logs.sequences import Sequences
 from recgym.types import IntArray
 
+_PATIENCE = 60
+"""Seconds that it may take to end by itself; killed, it would leave its sampler's workers behind."""
 _SCRIPT = """
 import argparse, sys, time
 import numpy as np, torch
@@ -101,5 +103,7 @@ def running_peer(folder: Path, sequences: Sequences, threads: int) -> Iterator[P
                 raise ValueError(f"{folder}: SASRec.pytorch does not start; its message stands above")
             yield Peer(process)
         finally:
-            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_PATIENCE)  # its input ends: so it ends, and its sampler's workers before
+            process.kill()
             process.wait()

@@ -51,7 +51,7 @@ def make_rows(
     """A row for each model.
 
     Args:
-        found: for each model its runs, one a seed.
+        found: for each model its runs, one a seed: S of each, or one, which is compared with all S.
         users: (Q,) who each target belongs to.
         ranking: which of the runs' ranks.
         cutoff: k of HR@k and NDCG@k.
@@ -62,13 +62,12 @@ def make_rows(
     for runs in found:
         values = _values(runs, ranking, cutoff)  # (S, Q)
         count = len(runs)
-        own, other = (values, first) if count == len(first) else (_mean(values), _mean(first))
         rows.append(Row(
             model=runs[0].name, loss=runs[0].loss, size=runs[0].size, seeds=count,
             hr=float(np.mean([hit_rate(run.ranks[ranking], cutoff).mean() for run in runs])),
             ndcg=t_interval(values.mean(0), users),
             over_seeds=t_interval(values.mean(1), np.arange(count)) if count > 1 else None,
-            difference=seeds_and_users(own - other, users) if rows else None,
+            difference=seeds_and_users(values - first, users) if rows else None,
             epochs=float(np.mean([len(run.curve) and _best_epoch(run) + 1 for run in runs])),
             seconds=float(np.mean([run.seconds for run in runs])),
             reached=float(np.mean([run.seconds_to(reach) for run in runs])),
@@ -119,11 +118,6 @@ def write_tables(
 
 def _values(runs: Sequence[Ran], ranking: Ranking, cutoff: int) -> DoubleArray:
     return np.stack([ndcg(run.ranks[ranking], cutoff) for run in runs])
-
-
-def _mean(values: DoubleArray) -> DoubleArray:
-    mean: DoubleArray = values.mean(0, keepdims=True)
-    return mean
 
 
 def _best_epoch(run: Ran) -> int:

@@ -85,7 +85,7 @@ class Stack(nn.ModuleList):
     def fill(self, run: tuple[Tensor, list[Tensor], list[Tensor]], sizes: Tensor, begin: Tensor) -> AttentionCache:
         """Cache after histories of `sizes` (B,) at most L: states, keys and values of a whole pass; `begin` (D,)."""
         states, keys, values = run
-        if int(sizes.max()) > self.length:
+        if len(sizes) and int(sizes.max()) > self.length:
             raise ValueError(f"prefill takes histories of at most {self.length} steps, got {int(sizes.max())}")
         size = sizes.to(states.device)
         last = unpack(states, sizes, self.length, begin)[:, -1]

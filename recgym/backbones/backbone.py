@@ -53,7 +53,7 @@ class BackboneConfig:
     layers: int = 2
     """Recurrent or attention layers."""
     heads: int = 2
-    """Attention heads (SASRec); must divide `width`."""
+    """Attention heads, of models that have any; must divide `width`."""
     length: int = 50
     """Steps of history that are read, L."""
     dropout: float = 0.2

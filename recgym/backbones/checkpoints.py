@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
         if not path.exists():
             continue
         try:
-            saved: dict[str, Any] = torch.load(path, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, OSError) as error:
-            damaged.append(f"{path}: damaged or foreign ({str(error).splitlines()[0]})")
+            saved = _read(path)
+        except Exception as error:  # torch and zipfile raise a dozen kinds for what may lie in a file
+            damaged.append(f"{path}: damaged or foreign ({(str(error) or type(error).__name__).splitlines()[0]})")
             continue
         if saved.get("run") != run:
             raise FormatError(
@@ -60,3 +60,13 @@ def save_failed_batch(folder: Path, module: nn.Module, steps: IntArray, sizes: T
     tensors |= {"steps": torch.from_numpy(steps).contiguous(), "sizes": sizes.cpu().contiguous()}
     write_bytes(folder / FAILED, safetensors.torch.save(tensors))
     return folder / FAILED
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        if (part := archive.testzip()) is not None:  # torch does not compare checksums
+            raise ValueError(f"{part} has another checksum")
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(saved, dict):
+        raise TypeError(f"holds a {type(saved).__name__}, expected a dict")
+    return saved

@@ -30,6 +30,7 @@ def make_p5(config: P5Config, sequences: Sequences, roles: Roles, *, seed: int =
         FormatError: `config.weights` is not a folder with a whole T5 and its tokenizer.
         ImportError: the extra `p5` is not installed.
     """
+    _transformers()  # whoever lacks the extra lacks scipy too, and is told so by name
     if config.indexing == "sequential":
         codes = sequential_ids(sequences, roles, tokens=config.tokens)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recgym.backbones.p5 import P5
+from recgym.backbones.p5 import INDEXINGS, P5
 from recgym.backbones.p5_prompts import TEMPLATES
 from recgym.backbones.p5_weights import load_p5, make_p5, save_p5
 from recgym.files import FormatError
@@ -106,7 +106,9 @@ def test_weights_follow_the_seed_and_global_randomness_is_left_alone() -> None:
     assert not torch.equal(first.t5.shared.weight, third.t5.shared.weight)
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
+@pytest.mark.parametrize("indexing", INDEXINGS)
+def test_a_missing_extra_is_named(indexing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("transformers", "scipy"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"recgym\[p5\]"):
-        make_p5(replace(TINY, indexing="sequential"), CYCLE, ROLES)
+        make_p5(replace(TINY, indexing=indexing), CYCLE, ROLES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recgym.backbones.backbone import Backbone, BackboneConfig, make_backbone
+from recgym.backbones.backbone import BACKBONES, Backbone, BackboneConfig, make_backbone
 from recgym.backbones.serving import recommend
 
 NAMES = ["tea", "cup", "pot", "jam", "oat"]
@@ -53,6 +53,12 @@ def test_the_last_known_steps_are_read_with_their_feedback(backbone: Backbone) -
 def test_what_was_met_is_left_out_even_before_the_window(backbone: Backbone) -> None:
     found = recommend(backbone, NAMES, [["jam", "tea", "cup", "pot"]], mask_seen=True)
     assert found.items == [["oat"]] and len(found.scores[0]) == 1
+
+
+@pytest.mark.parametrize("model", sorted(BACKBONES))
+def test_nobody_gets_nothing(model: str) -> None:
+    backbone = make_backbone(BackboneConfig(model=model, width=8, length=5), 5, np.ones(1, np.float32))
+    assert recommend(backbone, NAMES, []).items == []
 
 
 def test_wrong_arguments_are_named(backbone: Backbone) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +80,40 @@ def test_from_a_damaged_checkpoint_the_one_before_leads_to_the_same_weights(tmp_
     with pytest.warns(UserWarning, match=r"last\.pt: damaged .* going on from previous\.pt"):
         resumed = train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path, resume=True)
     assert fingerprint(resumed.backbone) == fingerprint(whole.backbone)
+
+
+def other_weights(data: bytes) -> bytes:
+    """One byte of a tensor is another: torch reads it without a word."""
+    at = data.index(torch.full((50,), 7.0).numpy().tobytes()) + 40
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def saved_alone(tensor: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(tensor, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        other_weights,
+        lambda data: data.replace(b"little", b"middle"),
+        lambda _: b"",
+        lambda _: b"e.e",
+        lambda _: saved_alone(torch.ones(3)),
+    ],
+)
+def test_however_a_checkpoint_is_damaged_the_one_before_is_used(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    for epoch in range(2):
+        checkpoints.save_checkpoint(tmp_path, "run", {"weights": torch.full((50,), 7.0), "epoch": epoch})
+    path = tmp_path / checkpoints.LAST
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(UserWarning, match=r"last\.pt: damaged or foreign \(.+\); going on from previous\.pt"):
+        saved = checkpoints.load_checkpoint(tmp_path, "run")
+    assert saved is not None and saved["epoch"] == 0
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_minibatch_saved(tmp_path: Path) -> None:

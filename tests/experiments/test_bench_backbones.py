@@ -14,6 +14,7 @@ from experiments.__main__ import main
 from experiments.bench import backbones_data, backbones_runs, backbones_speed
 from experiments.bench.backbones import BackbonesBench
 from experiments.bench.backbones_data import Data, of_lists, read_data
+from experiments.bench.backbones_peer import running_peer
 from experiments.bench.backbones_protocols import make_questions
 from experiments.bench.backbones_recipes import Recipe, recipes_of
 from experiments.bench.backbones_runs import Ran
@@ -24,6 +25,7 @@ from recgym.backbones.training import TrainingConfig
 from recgym.files import FormatError
 from recgym.logs.log import LogError
 from recgym.logs.splits import TEST, TRAIN, VALIDATION
+from recgym.ope.intervals import seeds_and_users
 
 CYCLE = of_lists([[(start + step) % 7 + 1 for step in range(6)] for start in range(20)], "cycle")
 
@@ -150,8 +152,10 @@ def test_intervals_and_differences_are_those_computed_by_hand() -> None:
     assert rows[0].difference is None and rows[1].over_seeds is None
     assert (rows[0].epochs, rows[0].reached, rows[1].epochs) == (1.5, 1.5, 0)
     assert rows[1].difference is not None
-    wide = 3.18245 / 2 * float(np.std([-0.75, 0, -1, -0.25], ddof=1))
-    assert rows[1].difference.low == pytest.approx(-0.5 - wide, abs=1e-5)
+    both = seeds_and_users(np.array([[-1, 0, -1, 0], [-0.5, 0, -1, -0.5]]), np.arange(4))  # with each of two trainings
+    assert rows[1].difference == both
+    alone = make_rows([second, first], np.arange(4), "full", cutoff=10, reach=0.2)[1].difference
+    assert alone is not None and (alone.low, alone.high) == (-both.high, -both.low)
     assert rows[1].difference.value == -0.5
     assert rows[1].hr == 0.5
     assert rows[2].difference is not None and rows[2].over_seeds is not None
@@ -238,6 +242,46 @@ def test_speed_has_a_row_for_each_training(capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert all(label in out for label in backbones_speed.TRAININGS)
     assert "20 users ranked among 7 items" in out
+
+
+PEER = {
+    "model.py": """
+import torch
+class SASRec(torch.nn.Module):
+    def __init__(self, users, items, args):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(users, items + 1))
+    def forward(self, users, history, right, wrong):
+        return self.bias[0, right], self.bias[0, wrong]
+""",
+    "utils.py": """
+import pathlib
+import numpy as np
+def data_partition(name):
+    users, items = np.loadtxt(f"data/{name}.txt", int).max(0)
+    return {}, {}, {}, users, items
+class WarpSampler:
+    def __init__(self, train, users, items, **settings):
+        self.items = items
+    def next_batch(self):
+        return np.ones((4, 1, 2), int)
+    def close(self):
+        pathlib.Path(__file__).with_name("closed").touch()
+""",
+}
+
+
+def test_the_peer_is_run_by_epochs_and_ends_its_workers(tmp_path: Path) -> None:
+    for name, text in PEER.items():
+        (tmp_path / name).write_text(text)
+    with running_peer(tmp_path, CYCLE, 1) as peer:
+        assert peer.epoch() > 0 and peer.epoch() > 0
+    assert (tmp_path / "closed").exists()
+    (tmp_path / "utils.py").write_text("raise ImportError('no sampler')")
+    with pytest.raises(ValueError, match="SASRec.pytorch does not start"), running_peer(tmp_path, CYCLE, 1):
+        pass
+    with pytest.raises(ValueError, match=r"no model\.py and utils\.py"), running_peer(tmp_path / "no", CYCLE, 1):
+        pass
 
 
 def test_recipes_are_of_all_registered_models_and_take_the_users_of_the_log() -> None:
