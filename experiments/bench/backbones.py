@@ -81,6 +81,8 @@ class BackbonesBench:
             raise ValueError(
                 f"protocol is {self.protocol} and lengths {self.lengths}, expected one or more, lengths of at least 1"
             )
+        if self.part == "lengths" and len(self.protocol) > 1:
+            raise ValueError(f"protocol is {self.protocol}, expected one for the part 'lengths'")
         if self.catalogue < 0:
             raise ValueError(f"catalogue is {self.catalogue}, expected at least 0")
 

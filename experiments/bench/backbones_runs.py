@@ -86,8 +86,8 @@ def run_recipe(
     config = recipe.config(sequences)
     training = replace(recipe.training, seed=seed, epochs=epochs or recipe.training.epochs)
     words = "cross-entropy of ids"
+    training = replace(training, mask_seen=not questions.repeats)
     if isinstance(training, TrainingConfig):
-        training = replace(training, mask_seen=not questions.repeats)
         loss = training.loss
         words = loss.name if loss.name in ("cross-entropy", "in-batch") else f"{loss.name}, {loss.negatives:,}"
         words += " shared" * loss.shared

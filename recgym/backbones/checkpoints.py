@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
+import json
 import warnings
 import zipfile
 from pathlib import Path
@@ -13,9 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from recgym.files import FormatError, write_bytes
+from recgym.logs.sequences import Sequences
+from recgym.logs.splits import Roles
 from recgym.types import IntArray
 
-LAST, PREVIOUS, FAILED = "checkpoints/last.pt", "checkpoints/previous.pt", "failed-batch.safetensors"
+LAST, PREVIOUS, DAMAGED = "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/damaged.pt"
+FAILED = "failed-batch.safetensors"
+
+
+def run_key(config: Any, training: Any, sequences: Sequences, roles: Roles) -> str:
+    """What a run is: two dataclasses, the log and its split (M,)."""
+    split = hashlib.sha256(roles.tobytes()).hexdigest()[:16]
+    return json.dumps([dataclasses.asdict(config), dataclasses.asdict(training), sequences.fingerprint(), split])
 
 
 def save_checkpoint(folder: Path, run: str, state: dict[str, Any]) -> None:
@@ -28,7 +40,7 @@ def save_checkpoint(folder: Path, run: str, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
-    """The last checkpoint that can be read; None where there is none. A damaged one is named in a warning.
+    """The last checkpoint that can be read; None where there is none. A damaged one is set aside, with a warning.
 
     Raises:
         FormatError: it is of another run, or every checkpoint is damaged.
@@ -47,6 +59,7 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
                 f"{path}: belongs to another run (settings or log differ); delete it, or use another folder"
             )
         if damaged:
+            (folder / LAST).replace(folder / DAMAGED)  # what is good stays the previous one when the next is saved
             warnings.warn(f"{damaged[0]}; going on from {path.name}, one epoch before", stacklevel=3)
         return saved
     if damaged:

@@ -46,6 +46,10 @@ class LossConfig:
             raise ValueError(f"negatives is {self.negatives}, expected at least 1")
         if not 0 <= self.calibration <= 1:
             raise ValueError(f"calibration is {self.calibration}, expected a number in [0, 1]")
+        if self.popularity and self.name == "gbce":
+            raise ValueError(
+                f"popularity is {self.popularity}, expected 0 for the loss 'gbce', whose draws are uniform"
+            )
         for name in ("popularity", "regularisation", "elu"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number of at least 0")

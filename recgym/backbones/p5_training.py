@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import json
 import math
 import time
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recgym.backbones.checkpoints import load_checkpoint, save_checkpoint, save_failed_batch
+from recgym.backbones.checkpoints import load_checkpoint, run_key, save_checkpoint, save_failed_batch
 from recgym.backbones.p5 import P5, P5Config, P5Ranker
 from recgym.backbones.p5_weights import make_p5
 from recgym.backbones.ranking import rank_targets, spread_steps
@@ -51,6 +50,8 @@ class P5Training:
     """AdamW's decay."""
     validation_targets: int = 2_000
     """Validation steps ranked after each epoch at most, evenly spread over the validation part."""
+    mask_seen: bool = False
+    """Leave out of that ranking what the user had met before."""
     beams: int | None = None
     """Rank them by a beam search of this width; None: exactly."""
     device: str = "cpu"
@@ -118,7 +119,7 @@ def train_p5(
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    run = json.dumps([dataclasses.asdict(model.config), dataclasses.asdict(training), sequences.fingerprint()])
+    run = run_key(model.config, training, sequences, roles)
     best: dict[str, Tensor] = {}
     curve: Curve = []
     if resume and (saved := load_checkpoint(folder, run)):
@@ -132,7 +133,7 @@ def train_p5(
             loss = _epoch(work, len(curve))
             seconds = time.perf_counter() - began + (curve[-1]["seconds"] if curve else 0.0)
             ranker = P5Ranker(model, sequences, training.beams)
-            ranks = rank_targets(ranker, sequences, held_out, length=config.length)
+            ranks = rank_targets(ranker, sequences, held_out, length=config.length, mask_seen=training.mask_seen)
             quality, hits = float(ndcg(ranks, 10).mean()), float(hit_rate(ranks, 10).mean())
             if all(quality > row["ndcg@10"] for row in curve):
                 best = copy.deepcopy(model.state_dict())  # tables that share memory stay one

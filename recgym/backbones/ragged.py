@@ -78,6 +78,7 @@ def unpack(values: Tensor, sizes: Tensor, length: int, fill: Tensor | float = 0.
     return start.index_copy(0, cell.to(values.device), values).view(len(sizes), length, *values.shape[1:])
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # blocks depend on what the sizes are
 def plan(sizes: Tensor, device: torch.device | str = "cpu") -> Plan:
     """Lay histories of `sizes` (B,) out in blocks."""
     size = sizes.numpy()

@@ -8,13 +8,13 @@ once the best epoch is chosen (see `recgym.backbones.cold`): checkpoints hold wh
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recgym.backbones.backbone import Backbone, BackboneConfig, make_backbone, module_of
-from recgym.backbones.checkpoints import load_checkpoint, save_checkpoint, save_failed_batch
+from recgym.backbones.checkpoints import load_checkpoint, run_key, save_checkpoint, save_failed_batch
 from recgym.backbones.cold import Filling, fill_unmet
 from recgym.backbones.objectives import LossConfig, Negatives, loss_of, pairs
 from recgym.backbones.ragged import Ragged
@@ -68,7 +68,7 @@ class TrainingConfig:
     bf16: bool = False
     """Multiply matrices in bfloat16; pays on GPUs and on CPUs with AMX."""
     compile: bool = False
-    """Compile the backbone; pays on GPUs, and costs a minute first."""
+    """Compile the pass over ragged histories; costs minutes first, and on a CPU more than it saves."""
     seed: int = 0
     """Seed of weights, order, negatives and dropout."""
 
@@ -134,12 +134,12 @@ def train_backbone(
         config, sequences.num_items, sequences.feedback_scale, groups=sequences.categories, seed=training.seed
     )
     module = module_of(backbone).to(training.device)
-    if training.compile:
-        module.compile()
+    if training.compile and hasattr(module, "packed"):
+        vars(module)["packed"] = torch.compile(cast("Callable[..., Tensor]", module.packed), dynamic=True)
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    run = json.dumps([dataclasses.asdict(backbone.config), dataclasses.asdict(training), sequences.fingerprint()])
+    run = run_key(backbone.config, training, sequences, roles)
     best: dict[str, Tensor] = {}
     curve: Curve = []
     if resume and (saved := load_checkpoint(folder, run)):
@@ -168,6 +168,7 @@ def train_backbone(
             write_bytes(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in curve).encode())
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", ndcg10=f"{quality:.4f}")
+    vars(module).pop("packed", None)  # the compiled one
     module.load_state_dict(best)
     module.eval().cpu()
     filling = fill_unmet(backbone, sequences, roles) if training.fill_unmet else Filling()

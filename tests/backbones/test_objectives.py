@@ -104,5 +104,7 @@ def test_wrong_settings_are_refused() -> None:
         LossConfig(negatives=0)
     with pytest.raises(ValueError, match=r"calibration is 1\.5"):
         LossConfig(calibration=1.5)
+    with pytest.raises(ValueError, match="popularity is 0.5, expected 0 for the loss 'gbce'"):
+        LossConfig(name="gbce", popularity=0.5)
     with pytest.raises(ValueError, match="popularity is nan"):
         LossConfig(popularity=float("nan"))

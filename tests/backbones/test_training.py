@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from recgym.backbones import checkpoints
 from recgym.backbones import training as module
 from recgym.backbones.backbone import BACKBONES, BackboneConfig, fingerprint, make_backbone, module_of
 from recgym.backbones.objectives import LOSSES, LossConfig
+from recgym.backbones.ragged import Ragged
 from recgym.backbones.ranking import rank_targets, ranker_of
 from recgym.backbones.training import TrainingConfig, train_backbone, training_windows
 from recgym.files import FormatError
@@ -80,6 +82,34 @@ def test_from_a_damaged_checkpoint_the_one_before_leads_to_the_same_weights(tmp_
     with pytest.warns(UserWarning, match=r"last\.pt: damaged .* going on from previous\.pt"):
         resumed = train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path, resume=True)
     assert fingerprint(resumed.backbone) == fingerprint(whole.backbone)
+    assert (tmp_path / checkpoints.DAMAGED).exists()
+    assert len(checkpoints._read(tmp_path / checkpoints.PREVIOUS)["curve"]) == 2
+
+
+def test_a_checkpoint_of_another_split_is_refused(tmp_path: Path) -> None:
+    config, settings = BackboneConfig(width=8, length=6), TrainingConfig(epochs=1, batch_size=16)
+    train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path)
+    with pytest.raises(FormatError, match="belongs to another run"):
+        train_backbone(CYCLE, np.roll(ROLES, 1), config, settings, folder=tmp_path, resume=True)
+
+
+def test_what_is_compiled_is_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = BackboneConfig(width=8, length=6, model="sasrec")
+    plain = TrainingConfig(epochs=2, batch_size=16)
+    passes: list[int] = []
+
+    def compiler(function: Callable[[Ragged], Tensor], *, dynamic: bool) -> Callable[[Ragged], Tensor]:
+        def compiled(history: Ragged) -> Tensor:
+            passes.append(len(history.items))
+            return function(history)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    fast = train_backbone(CYCLE, ROLES, config, replace(plain, compile=True), folder=tmp_path / "compiled")
+    slow = train_backbone(CYCLE, ROLES, config, plain, folder=tmp_path / "plain")
+    assert passes and fingerprint(fast.backbone) == fingerprint(slow.backbone)
+    assert "packed" not in vars(fast.backbone)
 
 
 def other_weights(data: bytes) -> bytes:
