@@ -7,24 +7,29 @@ that the loss matters more than the architecture. As its authors' code has it: `
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from recgym.backbones.backbone import BackboneConfig, ItemTable
 from recgym.backbones.ragged import Ragged, pack, unpack
-from recgym.backbones.recurrence import RecurrentCache, advance, fill, run, start, weights_of
+from recgym.backbones.recurrence import Cell, RecurrentCache, advance, fill, run, start, weights_of
 from recgym.types import FloatArray
 
 
 class GRU4Rec(nn.Module):
     """Recurrent backbone; `advance` costs one cell a layer."""
 
+    layer: ClassVar[type[nn.GRU | nn.RNN]] = nn.GRU
+    cell: ClassVar[Cell] = staticmethod(torch.gru_cell)
+
     def __init__(self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray) -> None:
         """Fresh weights from torch's generator; `feedback_scale` (F,)."""
         super().__init__()
         self.config, self.num_items, self.num_feedback = config, num_items, len(feedback_scale)
         self.table = ItemTable(num_items, config.width, feedback_scale)
-        self.layers = nn.ModuleList(nn.GRU(config.width, config.width) for _ in range(config.layers))
+        self.layers = nn.ModuleList(self.layer(config.width, config.width) for _ in range(config.layers))
         self.begin = nn.Parameter(torch.zeros(config.layers, config.width))
         self.dropout = nn.Dropout(config.dropout)
         self._weights = weights_of(self.layers)  # looked up once
@@ -62,7 +67,7 @@ class GRU4Rec(nn.Module):
 
     def advance(self, cache: RecurrentCache, items: Tensor, feedback: Tensor) -> tuple[RecurrentCache, Tensor]:
         """One cell a layer; rows with item 0 stay."""
-        return advance(torch.gru_cell, self._weights, cache, self.table(items, feedback), items > 0)
+        return advance(self.cell, self._weights, cache, self.table(items, feedback), items > 0)
 
     def item_vectors(self) -> Tensor:
         """(N, D)."""
@@ -75,4 +80,4 @@ class GRU4Rec(nn.Module):
     def _run(self, history: Ragged) -> list[Tensor]:
         """Outputs of every layer, (P, D) each."""
         hidden = self.dropout(self.table(history.items, history.feedback))
-        return run(torch.gru_cell, self._weights, self.begin, hidden, history.sizes, self.dropout)
+        return run(self.cell, self._weights, self.begin, hidden, history.sizes, self.dropout)

@@ -8,72 +8,17 @@ recommendations with recurrent neural networks", who found that gates do better.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from recgym.backbones.backbone import BackboneConfig, ItemTable
-from recgym.backbones.ragged import Ragged, pack, unpack
-from recgym.backbones.recurrence import RecurrentCache, advance, fill, run, start, weights_of
-from recgym.types import FloatArray
+from recgym.backbones.gru import GRU4Rec
+from recgym.backbones.recurrence import Cell
 
 
-class RNN(nn.Module):
-    """Elman's network; `advance` costs one cell a layer."""
+class RNN(GRU4Rec):
+    """Elman's network: the page of `gru`, without gates."""
 
-    def __init__(self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray) -> None:
-        """Fresh weights from torch's generator; `feedback_scale` (F,)."""
-        super().__init__()
-        self.config, self.num_items, self.num_feedback = config, num_items, len(feedback_scale)
-        self.table = ItemTable(num_items, config.width, feedback_scale)
-        self.layers = nn.ModuleList(nn.RNN(config.width, config.width) for _ in range(config.layers))
-        self.begin = nn.Parameter(torch.zeros(config.layers, config.width))
-        self.dropout = nn.Dropout(config.dropout)
-        self._weights = weights_of(self.layers)  # looked up once
-
-    @property
-    def width(self) -> int:
-        """Units of the state, D."""
-        return self.config.width
-
-    def packed(self, history: Ragged) -> Tensor:
-        """State after each step, (P, D), with work on real steps alone."""
-        return self._run(history)[-1]
-
-    def states(self, items: Tensor, feedback: Tensor) -> Tensor:
-        """State after each step: (B, T), (B, T, F) -> (B, T, D)."""
-        history = pack(items, feedback)
-        return unpack(self.packed(history), history.sizes, items.shape[1], self.start_state())
-
-    def scores(self, state: Tensor) -> Tensor:
-        """(..., D) -> (..., N)."""
-        return self.table.scores(state)
-
-    def start_state(self) -> Tensor:
-        """Learned, (D,)."""
-        return self.begin[-1]
-
-    def start(self, batch: int) -> RecurrentCache:
-        """Cache of empty histories."""
-        return start(self.begin, batch)
-
-    def prefill(self, items: Tensor, feedback: Tensor) -> RecurrentCache:
-        """Cache after histories (B, L), (B, L, F)."""
-        history = pack(items, feedback)
-        return fill(self._run(history), history.sizes, self.begin)
-
-    def advance(self, cache: RecurrentCache, items: Tensor, feedback: Tensor) -> tuple[RecurrentCache, Tensor]:
-        """One cell a layer; rows with item 0 stay."""
-        return advance(torch.rnn_tanh_cell, self._weights, cache, self.table(items, feedback), items > 0)
-
-    def item_vectors(self) -> Tensor:
-        """(N, D)."""
-        return self.table.vectors()
-
-    def item_bias(self) -> Tensor:
-        """(N,)."""
-        return self.table.bias
-
-    def _run(self, history: Ragged) -> list[Tensor]:
-        """Outputs of every layer, (P, D) each."""
-        hidden = self.dropout(self.table(history.items, history.feedback))
-        return run(torch.rnn_tanh_cell, self._weights, self.begin, hidden, history.sizes, self.dropout)
+    layer: ClassVar[type[nn.GRU | nn.RNN]] = nn.RNN
+    cell: ClassVar[Cell] = staticmethod(torch.rnn_tanh_cell)
