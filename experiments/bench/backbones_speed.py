@@ -57,7 +57,7 @@ def measure_training(
         print(f"\n{sequences.name}: {steps:,} training steps, {sequences.num_items:,} items, {num_threads} thread(s)")
         print(f"{machine()}, {device}")
         rate = matmul_rate(device, 64, sequences.num_items)
-        print(f"matrix products of the softmax: {rate / 1e9:,.0f} GFLOP/s measured on ({_ROWS}, 64) x (64, N)")
+        print(f"matrix products of the softmax: {rate / 1e9:,.0f} GFLOP/s measured on (Q, 64) x (64, N)")
         best = dict.fromkeys(TRAININGS, np.inf)
         theirs = np.inf
         for _ in range(rounds):
@@ -105,23 +105,21 @@ def measure_catalogue(num_items: int, *, num_threads: int, device: str) -> None:
 
 
 def matmul_rate(device: str, width: int, num_items: int) -> float:
-    """FLOP/s of (Q, D) x (D, N) as the softmax needs it, the best of five."""
-    left, right = torch.randn(_ROWS, width, device=device), torch.randn(width, num_items, device=device)
-    product = torch.empty(
-        _ROWS, num_items, device=device
-    )  # memory that is new each time would cost more than the product
+    """FLOP/s of (Q, D) x (D, N) as the softmax needs it, the best of several Q: few rows stay in a CPU's cache."""
     best = 0.0
-    for _ in range(5):
-        begin = time.perf_counter()
+    for rows in (64, 768):
+        left, right = torch.randn(rows, width, device=device), torch.randn(width, num_items, device=device)
+        product = torch.empty(rows, num_items, device=device)  # new memory each time would cost more than the product
         for _ in range(5):
-            torch.mm(left, right, out=product)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        best = max(best, 5 * 2 * _ROWS * width * num_items / (time.perf_counter() - begin))
+            begin = time.perf_counter()
+            for _ in range(5):
+                torch.mm(left, right, out=product)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            best = max(best, 5 * 2 * rows * width * num_items / (time.perf_counter() - begin))
     return best
 
 
-_ROWS = 768
 _LARGE_USERS, _LARGE_STEPS = 4_000, 10
 
 
