@@ -22,10 +22,11 @@ from experiments.bench.backbones_protocols import Questions, Ranking
 from experiments.bench.backbones_recipes import Recipe
 from recgym.backbones.backbone import BackboneConfig, module_of
 from recgym.backbones.baselines import fit_baseline
+from recgym.backbones.epochs import Curve
 from recgym.backbones.p5 import P5Config, P5Ranker
 from recgym.backbones.p5_training import P5Training, train_p5
 from recgym.backbones.ranking import Ranker, ranker_of
-from recgym.backbones.training import Curve, TrainingConfig, train_backbone
+from recgym.backbones.training import TrainingConfig, train_backbone
 from recgym.files import FormatError, read_json, write_bytes, write_json
 from recgym.types import DoubleArray, IntArray
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.bench.backbones_protocols import Questions, Ranking
 from experiments.bench.backbones_runs import Ran
+from recgym.backbones.epochs import best_epoch
 from recgym.files import write_bytes, write_json
 from recgym.metrics import hit_rate, ndcg
 from recgym.ope.intervals import Interval, seeds_and_users, t_interval
@@ -68,7 +69,7 @@ def make_rows(
             ndcg=t_interval(values.mean(0), users),
             over_seeds=t_interval(values.mean(1), np.arange(count)) if count > 1 else None,
             difference=seeds_and_users(values - first, users) if rows else None,
-            epochs=float(np.mean([len(run.curve) and _best_epoch(run) + 1 for run in runs])),
+            epochs=float(np.mean([len(run.curve) and best_epoch(run.curve) + 1 for run in runs])),
             seconds=float(np.mean([run.seconds for run in runs])),
             reached=float(np.mean([run.seconds_to(reach) for run in runs])),
         ))  # fmt: skip
@@ -118,10 +119,6 @@ def write_tables(
 
 def _values(runs: Sequence[Ran], ranking: Ranking, cutoff: int) -> DoubleArray:
     return np.stack([ndcg(run.ranks[ranking], cutoff) for run in runs])
-
-
-def _best_epoch(run: Ran) -> int:
-    return int(np.argmax([row["ndcg@10"] for row in run.curve]))
 
 
 def _value(found: Interval | None, sign: str = "") -> str:

@@ -60,7 +60,7 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
             )
         if damaged:
             (folder / LAST).replace(folder / DAMAGED)  # what is good stays the previous one when the next is saved
-            warnings.warn(f"{damaged[0]}; going on from {path.name}, one epoch before", stacklevel=3)
+            warnings.warn(f"{damaged[0]}; going on from {path.name}, one epoch before", stacklevel=4)
         return saved
     if damaged:
         raise FormatError(f"{'; '.join(damaged)}; delete to start again")

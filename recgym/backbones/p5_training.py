@@ -6,29 +6,19 @@ Source: Geng et al. (2022), implementation details: AdamW at 1e-3, warm-up over 
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import json
-import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from recgym.backbones.checkpoints import load_checkpoint, run_key, save_checkpoint, save_failed_batch
+from recgym.backbones.checkpoints import run_key
+from recgym.backbones.epochs import Curve, Learner, best_epoch, drawing, precision, run_epochs
 from recgym.backbones.p5 import P5, P5Config, P5Ranker
 from recgym.backbones.p5_weights import make_p5
 from recgym.backbones.ranking import rank_targets, spread_steps
-from recgym.backbones.training import Curve
-from recgym.files import write_bytes
 from recgym.logs.sequences import Sequences, windows
 from recgym.logs.splits import TRAIN, VALIDATION, Roles
-from recgym.metrics import hit_rate, ndcg
-from recgym.random import fold, session_keys
 from recgym.types import IntArray
 
 
@@ -119,32 +109,17 @@ def train_p5(
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    run = run_key(model.config, training, sequences, roles)
-    best: dict[str, Tensor] = {}
-    curve: Curve = []
-    if resume and (saved := load_checkpoint(folder, run)):
-        model.load_state_dict(saved["weights"])
-        optimiser.load_state_dict(saved["optimiser"])
-        best, curve = saved["best"], saved["curve"]
-    work = _Work(model, optimiser, sequences, steps, training, folder)
-    with tqdm(total=training.epochs, initial=len(curve), desc="p5", unit="epoch", disable=not progress) as bar:
-        while len(curve) < training.epochs and len(curve) - 1 - _best(curve) < training.patience:
-            began = time.perf_counter()
-            loss = _epoch(work, len(curve))
-            seconds = time.perf_counter() - began + (curve[-1]["seconds"] if curve else 0.0)
-            ranker = P5Ranker(model, sequences, training.beams)
-            ranks = rank_targets(ranker, sequences, held_out, length=config.length, mask_seen=training.mask_seen)
-            quality, hits = float(ndcg(ranks, 10).mean()), float(hit_rate(ranks, 10).mean())
-            if all(quality > row["ndcg@10"] for row in curve):
-                best = copy.deepcopy(model.state_dict())  # tables that share memory stay one
-            curve.append({"epoch": len(curve), "loss": loss, "ndcg@10": quality, "hr@10": hits, "seconds": seconds})
-            state = {"weights": model.state_dict(), "optimiser": optimiser.state_dict(), "best": best, "curve": curve}
-            save_checkpoint(folder, run, state)
-            write_bytes(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in curve).encode())
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", ndcg10=f"{quality:.4f}")
-    model.load_state_dict(best)
-    return TrainedP5(model.eval().cpu(), curve, _best(curve))
+    learner = Learner(model, optimiser, folder, training.learning_rate, clip=1.0)
+    work = _Work(model, learner, sequences, steps, training)
+    ranker = P5Ranker(model, sequences, training.beams)
+    curve = run_epochs(
+        learner,
+        lambda number: _epoch(work, number),
+        lambda: rank_targets(ranker, sequences, held_out, length=config.length, mask_seen=training.mask_seen),
+        run=run_key(model.config, training, sequences, roles), epochs=training.epochs, patience=training.patience,
+        resume=resume, progress=progress, label="p5",
+    )  # fmt: skip
+    return TrainedP5(model, curve, best_epoch(curve))
 
 
 @dataclass(frozen=True)
@@ -152,46 +127,33 @@ class _Work:
     """What every epoch works with."""
 
     model: P5
-    optimiser: torch.optim.Optimizer
+    learner: Learner
     sequences: Sequences
     steps: IntArray  # (Q,) training targets
     training: P5Training
-    folder: Path
 
 
 def _epoch(work: _Work, epoch: int) -> float:
     """One pass over the training targets; the mean loss over them."""
     model, training, device = work.model, work.training, work.training.device
-    precision = torch.autocast(device.partition(":")[0], torch.bfloat16) if training.bf16 else None
-    gpus = [torch.device(device).index or 0] if device.startswith("cuda") else []
+    narrow = precision(device, training.bf16)
     total = 0.0
     model.train()
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(int(fold(session_keys(training.seed, 1), epoch + 1)) % 2**32)
+    with drawing(training.seed, epoch, device):
         order = batches_of_like_sizes(work.sequences, work.steps, model.config.length, training.batch_size)
         for number, steps in enumerate(order):
             share = (epoch * len(order) + number + 1) / (training.epochs * len(order) + 1)
-            for group in work.optimiser.param_groups:
+            for group in work.learner.optimiser.param_groups:
                 group["lr"] = training.learning_rate * learning_share(share, training.warmup)
             template = int(torch.randint(len(model.prompts.templates), ()))
             items, feedback = (torch.from_numpy(part) for part in windows(work.sequences, steps, model.config.length))
             users = torch.from_numpy(work.sequences.user_of_step[steps])
             targets = torch.from_numpy(work.sequences.item[steps].astype(np.int64))
-            with precision or contextlib.nullcontext():
+            with narrow:
                 read = model.read(items.to(device), feedback.to(device), users, template=template)
                 loss = model.loss(read, targets.to(device))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                path = save_failed_batch(work.folder, model, steps, torch.ones(len(steps), dtype=torch.int64))
-                raise FloatingPointError(
-                    f"loss is {value} in epoch {epoch}, minibatch {number}; weights and steps are in {path}; "
-                    f"a smaller learning_rate than {training.learning_rate} often helps"
-                )
-            work.optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            work.optimiser.step()
-            total += value * len(steps)
+            alone = torch.ones(len(steps), dtype=torch.int64)
+            total += work.learner.step(loss, f"epoch {epoch}, minibatch {number}", steps, alone) * len(steps)
     model.eval()
     return total / len(work.steps)
 
@@ -208,7 +170,3 @@ def batches_of_like_sizes(sequences: Sequences, steps: IntArray, length: int, si
 def learning_share(share: float, warmup: float) -> float:
     """Share of the learning rate once `share` of training is done: up to 1 within the warm-up, then down to 0."""
     return share / warmup if share < warmup else (1 - share) / (1 - warmup)
-
-
-def _best(curve: Curve) -> int:
-    return int(np.argmax([row["ndcg@10"] for row in curve])) if curve else -1

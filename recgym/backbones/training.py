@@ -7,10 +7,6 @@ once the best epoch is chosen (see `recgym.backbones.cold`): checkpoints hold wh
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,22 +15,17 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recgym.backbones.backbone import Backbone, BackboneConfig, make_backbone, module_of
-from recgym.backbones.checkpoints import load_checkpoint, run_key, save_checkpoint, save_failed_batch
+from recgym.backbones.checkpoints import run_key
 from recgym.backbones.cold import Filling, fill_unmet
+from recgym.backbones.epochs import Curve, Learner, best_epoch, drawing, precision, run_epochs
 from recgym.backbones.objectives import LossConfig, Negatives, loss_of, pairs
 from recgym.backbones.ragged import Ragged
 from recgym.backbones.ranking import rank_targets, ranker_of, spread_steps
-from recgym.files import write_bytes
 from recgym.logs.sequences import Sequences
 from recgym.logs.splits import TRAIN, VALIDATION, Roles, training_events
-from recgym.metrics import hit_rate, ndcg
-from recgym.random import fold, session_keys
 from recgym.types import BoolArray, IntArray
-
-Curve = list[dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,40 +130,23 @@ def train_backbone(
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    run = run_key(backbone.config, training, sequences, roles)
-    best: dict[str, Tensor] = {}
-    curve: Curve = []
-    if resume and (saved := load_checkpoint(folder, run)):
-        module.load_state_dict(saved["weights"])
-        optimiser.load_state_dict(saved["optimiser"])
-        best, curve = saved["best"], saved["curve"]
-    bar = tqdm(
-        total=training.epochs, initial=len(curve), desc=f"backbone {config.model}", unit="epoch", disable=not progress
-    )
-    work = _Work(backbone, optimiser, sequences, roles, windows, training, folder)
-    with bar:
-        while len(curve) < training.epochs and not _stalled(curve, training.patience):
-            began = time.perf_counter()
-            loss = _epoch(work, len(curve))
-            seconds = time.perf_counter() - began + (curve[-1]["seconds"] if curve else 0.0)
-            ranks = rank_targets(
-                ranker_of(backbone, sequences), sequences, held_out, length=config.length, mask_seen=training.mask_seen
-            )
-            quality = float(ndcg(ranks, 10).mean())
-            if all(quality > row["ndcg@10"] for row in curve):
-                best = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-            hits = float(hit_rate(ranks, 10).mean())
-            curve.append({"epoch": len(curve), "loss": loss, "ndcg@10": quality, "hr@10": hits, "seconds": seconds})
-            state = {"weights": module.state_dict(), "optimiser": optimiser.state_dict(), "best": best, "curve": curve}
-            save_checkpoint(folder, run, state)
-            write_bytes(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in curve).encode())
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", ndcg10=f"{quality:.4f}")
+    learner = Learner(module, optimiser, folder, training.learning_rate, clip=5.0)
+    begins = windows.first == sequences.offsets[sequences.user_of_step[windows.first]]
+    events = torch.from_numpy(training_events(sequences, roles)).to(training.device)
+    negatives = Negatives.of(events, training.loss)
+    wanted: BoolArray = sequences.targets & (roles == TRAIN)
+    work = _Work(backbone, learner, sequences, windows, begins, wanted, negatives, training)
+    ranker = ranker_of(backbone, sequences)
+    curve = run_epochs(
+        learner,
+        lambda number: _epoch(work, number),
+        lambda: rank_targets(ranker, sequences, held_out, length=config.length, mask_seen=training.mask_seen),
+        run=run_key(backbone.config, training, sequences, roles), epochs=training.epochs, patience=training.patience,
+        resume=resume, progress=progress, label=f"backbone {config.model}",
+    )  # fmt: skip
     vars(module).pop("packed", None)  # the compiled one
-    module.load_state_dict(best)
-    module.eval().cpu()
     filling = fill_unmet(backbone, sequences, roles) if training.fill_unmet else Filling()
-    return TrainedBackbone(backbone, curve, _best(curve), filling)
+    return TrainedBackbone(backbone, curve, best_epoch(curve), filling)
 
 
 class Windows(NamedTuple):
@@ -219,50 +193,36 @@ class _Work:
     """What every epoch works with."""
 
     backbone: Backbone
-    optimiser: torch.optim.Optimizer
+    learner: Learner
     sequences: Sequences
-    roles: Roles
     windows: Windows
+    begins: BoolArray  # (W,) whether a window starts with a user's first step, which is a target too
+    wanted: BoolArray  # (M,) steps that count as targets
+    negatives: Negatives
     training: TrainingConfig
-    folder: Path
 
 
 def _epoch(work: _Work, epoch: int) -> float:
     """One pass in minibatches of windows; the mean loss over its targets."""
-    sequences, training, module = work.sequences, work.training, module_of(work.backbone)
-    wanted: BoolArray = sequences.targets & (work.roles == TRAIN)
+    sequences, training, module = work.sequences, work.training, work.learner.module
     first, last, fresh = work.windows
-    begins = first == sequences.offsets[sequences.user_of_step[first]]  # a user's first step is a target too
-    events = torch.from_numpy(training_events(sequences, work.roles)).to(training.device)
-    negatives = Negatives.of(events, training.loss)
-    precision = torch.autocast(training.device.partition(":")[0], torch.bfloat16) if training.bf16 else None
+    narrow = precision(training.device, training.bf16)
     total, count = 0.0, 0
     module.train()
-    with torch.random.fork_rng(devices=_gpus(training.device)):
-        torch.manual_seed(int(fold(session_keys(training.seed, 1), epoch + 1)) % 2**32)
+    with drawing(training.seed, epoch, training.device):
         for number, drawn in enumerate(torch.randperm(len(first)).split(training.batch_size)):
             rows = drawn.numpy()
             steps, sizes = _steps(first[rows], last[rows])
-            counts = wanted[steps] & (steps >= np.repeat(fresh[rows], sizes))
+            counts = torch.from_numpy(work.wanted[steps] & (steps >= np.repeat(fresh[rows], sizes)))
             window = _window(sequences, steps, sizes, training.device)
-            with precision or contextlib.nullcontext():
+            with narrow:
                 states, targets = pairs(
-                    work.backbone, window, torch.from_numpy(counts).to(training.device), torch.from_numpy(begins[rows])
+                    work.backbone, window, counts.to(training.device), torch.from_numpy(work.begins[rows])
                 )
                 if not len(targets):
                     continue
-                loss = loss_of(work.backbone, states, targets, training.loss, negatives)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                path = save_failed_batch(work.folder, module, steps, window.sizes)
-                raise FloatingPointError(
-                    f"loss is {value} in epoch {epoch}, minibatch {number}; weights, steps and sizes are in {path}; "
-                    f"a smaller learning_rate than {training.learning_rate} often helps"
-                )
-            work.optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 5.0)
-            work.optimiser.step()
+                loss = loss_of(work.backbone, states, targets, training.loss, work.negatives)
+            value = work.learner.step(loss, f"epoch {epoch}, minibatch {number}", steps, window.sizes)
             total, count = total + value * len(targets), count + len(targets)
     module.eval()
     return total / max(count, 1)
@@ -283,15 +243,3 @@ def _window(sequences: Sequences, steps: IntArray, sizes: IntArray, device: str)
         torch.from_numpy(sequences.time[steps].astype(np.float64)).to(device),
         torch.from_numpy(sequences.user_of_step[steps[np.cumsum(sizes) - sizes]]).to(device),
     )
-
-
-def _gpus(device: str) -> list[int]:
-    return [torch.device(device).index or 0] if device.startswith("cuda") else []
-
-
-def _stalled(curve: Curve, patience: int) -> bool:
-    return len(curve) > patience and len(curve) - 1 - _best(curve) >= patience
-
-
-def _best(curve: Curve) -> int:
-    return int(np.argmax([row["ndcg@10"] for row in curve]))

@@ -16,6 +16,7 @@ from torch import Tensor
 from recgym.backbones import checkpoints
 from recgym.backbones import training as module
 from recgym.backbones.backbone import BACKBONES, BackboneConfig, fingerprint, make_backbone, module_of
+from recgym.backbones.epochs import Curve
 from recgym.backbones.objectives import LOSSES, LossConfig
 from recgym.backbones.ragged import Ragged
 from recgym.backbones.ranking import rank_targets, ranker_of
@@ -70,7 +71,7 @@ def test_a_killed_run_resumes_to_the_same_weights(model: str, tmp_path: Path, mo
     assert _timeless(resumed.curve) == _timeless(whole.curve)
 
 
-def _timeless(curve: module.Curve) -> list[dict[str, float]]:
+def _timeless(curve: Curve) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in curve]
 
 
