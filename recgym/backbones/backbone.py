@@ -61,13 +61,16 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        for name in ("width", "layers", "heads", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        self._at_least(1, "width", "layers", "heads", "length")
         if self.width % self.heads:
             raise ValueError(f"width is {self.width}, expected a multiple of heads ({self.heads})")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, expected a share in [0, 1)")
+
+    def _at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
 
 class Cache(Protocol):

@@ -40,8 +40,7 @@ class BERT4RecConfig(BackboneConfig):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        if self.expansion < 1:
-            raise ValueError(f"expansion is {self.expansion}, expected at least 1")
+        self._at_least(1, "expansion")
         for name in ("mask_share", "last_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a share in [0, 1]")

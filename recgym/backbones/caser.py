@@ -46,11 +46,8 @@ class CaserConfig(BackboneConfig):
         super().__post_init__()
         if not 1 <= self.window <= self.length:
             raise ValueError(f"window is {self.window}, expected 1 to length ({self.length})")
-        for name in ("horizontal", "vertical"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.num_users < 0:
-            raise ValueError(f"num_users is {self.num_users}, expected at least 0")
+        self._at_least(1, "horizontal", "vertical")
+        self._at_least(0, "num_users")
 
 
 class CaserCache(NamedTuple):

@@ -35,8 +35,7 @@ class DecoderConfig(BackboneConfig):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        if self.expansion < 1:
-            raise ValueError(f"expansion is {self.expansion}, expected at least 1")
+        self._at_least(1, "expansion")
 
 
 class PostNorm(Layer):

@@ -37,8 +37,7 @@ class ESASRecConfig(BackboneConfig):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        if self.expansion < 1:
-            raise ValueError(f"expansion is {self.expansion}, expected at least 1")
+        self._at_least(1, "expansion")
 
 
 class LiGR(Layer):

@@ -36,8 +36,7 @@ class FPMCConfig(BackboneConfig):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        if self.num_users < 0:
-            raise ValueError(f"num_users is {self.num_users}, expected at least 0")
+        self._at_least(0, "num_users")
 
 
 class FPMCCache(NamedTuple):

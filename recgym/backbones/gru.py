@@ -24,11 +24,13 @@ class GRU4Rec(nn.Module):
     layer: ClassVar[type[nn.GRU | nn.RNN]] = nn.GRU
     cell: ClassVar[Cell] = staticmethod(torch.gru_cell)
 
-    def __init__(self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray) -> None:
-        """Fresh weights from torch's generator; `feedback_scale` (F,)."""
+    def __init__(
+        self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray, *, separate: bool = False
+    ) -> None:
+        """Fresh weights from torch's generator; `feedback_scale` (F,); `separate` vectors to score items by."""
         super().__init__()
         self.config, self.num_items, self.num_feedback = config, num_items, len(feedback_scale)
-        self.table = ItemTable(num_items, config.width, feedback_scale)
+        self.table = ItemTable(num_items, config.width, feedback_scale, separate=separate)
         self.layers = nn.ModuleList(self.layer(config.width, config.width) for _ in range(config.layers))
         self.begin = nn.Parameter(torch.zeros(config.layers, config.width))
         self.dropout = nn.Dropout(config.dropout)

@@ -27,9 +27,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from recgym.backbones.backbone import BackboneConfig, ItemTable
-from recgym.backbones.ragged import Ragged, pack, unpack
-from recgym.backbones.recurrence import RecurrentCache, advance, fill, layout, run, start, weights_of
+from recgym.backbones import gru
+from recgym.backbones.backbone import BackboneConfig
+from recgym.backbones.ragged import Ragged
+from recgym.backbones.recurrence import layout
 from recgym.types import FloatArray
 
 _EMBEDDINGS = ("constrained", "separate")
@@ -63,68 +64,24 @@ class GRU4RecConfig(BackboneConfig):
             raise ValueError(f"embedding_dropout is {self.embedding_dropout}, expected a share in [0, 1)")
 
 
-class GRU4Rec(nn.Module):
-    """The authors' network; `advance` costs one cell a layer."""
+class GRU4Rec(gru.GRU4Rec):
+    """The authors' network; `advance` costs one cell a layer. The final activation is left to the loss."""
 
     Config: ClassVar[type[BackboneConfig]] = GRU4RecConfig
 
     def __init__(self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray) -> None:
-        """Fresh weights from torch's generator; `feedback_scale` (F,)."""
-        super().__init__()
+        """Fresh weights from torch's generator; `feedback_scale` (F,). The code's start state is 0, not learned."""
         assert isinstance(config, GRU4RecConfig)
-        self.config, self.num_items, self.num_feedback = config, num_items, len(feedback_scale)
+        super().__init__(config, num_items, feedback_scale, separate=config.embedding == "separate")
         self.through_time = config.through_time
-        self.table = ItemTable(num_items, config.width, feedback_scale, separate=config.embedding == "separate")
-        self.layers = nn.ModuleList(nn.GRU(config.width, config.width) for _ in range(config.layers))
-        self.begin = nn.Parameter(torch.zeros(config.layers, config.width))
-        self.embedding_dropout, self.dropout = nn.Dropout(config.embedding_dropout), nn.Dropout(config.dropout)
-        self._weights = weights_of(self.layers)  # looked up once
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self._start_as_the_authors_do()
-
-    @property
-    def width(self) -> int:
-        """Units of the state, D."""
-        return self.config.width
 
     def packed(self, history: Ragged) -> Tensor:
         """State after each step, (P, D), with work on real steps alone."""
-        hidden = self.embedding_dropout(self.table(history.items, history.feedback))
-        return self._learn(hidden, history.sizes) if self.training else self._run(hidden, history.sizes)[-1]
-
-    def states(self, items: Tensor, feedback: Tensor) -> Tensor:
-        """State after each step: (B, T), (B, T, F) -> (B, T, D)."""
-        history = pack(items, feedback)
-        return unpack(self.packed(history), history.sizes, items.shape[1], self.start_state())
-
-    def scores(self, state: Tensor) -> Tensor:
-        """(..., D) -> (..., N); the final activation is monotone, so it is left to the loss."""
-        return self.table.scores(state)
-
-    def start_state(self) -> Tensor:
-        """Learned, (D,); 0 in the authors' code, which does not predict the first step."""
-        return self.begin[-1]
-
-    def start(self, batch: int) -> RecurrentCache:
-        """Cache of empty histories."""
-        return start(self.begin, batch)
-
-    def prefill(self, items: Tensor, feedback: Tensor) -> RecurrentCache:
-        """Cache after histories (B, L), (B, L, F)."""
-        history = pack(items, feedback)
-        outputs = self._run(self.table(history.items, history.feedback), history.sizes)
-        return fill(outputs, history.sizes, self.begin)
-
-    def advance(self, cache: RecurrentCache, items: Tensor, feedback: Tensor) -> tuple[RecurrentCache, Tensor]:
-        """One cell a layer; rows with item 0 stay."""
-        return advance(torch.gru_cell, self._weights, cache, self.table(items, feedback), items > 0)
-
-    def item_vectors(self) -> Tensor:
-        """(N, D)."""
-        return self.table.vectors()
-
-    def item_bias(self) -> Tensor:
-        """(N,)."""
-        return self.table.bias
+        if not self.training:
+            return super().packed(history)
+        return self._learn(self.embedding_dropout(self.table(history.items, history.feedback)), history.sizes)
 
     def _start_as_the_authors_do(self) -> None:
         """Uniform in +-sqrt(6 / (rows + columns)) for vectors and for each gate (Glorot and Bengio 2010); biases 0."""
@@ -137,10 +94,6 @@ class GRU4Rec(nn.Module):
                     nn.init.xavier_uniform_(gate)
                 for bias in biases:
                     nn.init.zeros_(bias)
-
-    def _run(self, hidden: Tensor, sizes: Tensor) -> list[Tensor]:
-        """Outputs of every layer without dropout, (P, D) each."""
-        return run(torch.gru_cell, self._weights, self.begin, hidden, sizes, nn.Identity())
 
     def _learn(self, hidden: Tensor, sizes: Tensor) -> Tensor:
         """States (P, D) whose dropped units stay dropped for the next step.
@@ -157,10 +110,10 @@ class GRU4Rec(nn.Module):
             with torch.set_grad_enabled(self.through_time and torch.is_grad_enabled()):
                 for part, mask, width in zip(hidden.split(widths), kept.split(widths), widths, strict=True):
                     before.append(state[:width])
-                    state = mask * torch.gru_cell(part, state[:width], *weights)
+                    state = mask * self.cell(part, state[:width], *weights)
                     after.append(state)
             if self.through_time:
                 hidden = torch.cat(after)
             else:
-                hidden = kept * torch.gru_cell(hidden, torch.cat([first, *before[1:]]), *weights)
+                hidden = kept * self.cell(hidden, torch.cat([first, *before[1:]]), *weights)
         return hidden.index_select(0, back)

@@ -46,8 +46,7 @@ class HybridConfig(BackboneConfig):
             raise ValueError(f"encoder is {self.encoder!r}, expected another backbone")
         if self.weight is not None and not 0 <= self.weight <= 1:
             raise ValueError(f"weight is {self.weight}, expected a share in [0, 1] or None")
-        if self.num_users < 0:
-            raise ValueError(f"num_users is {self.num_users}, expected at least 0")
+        self._at_least(0, "num_users")
 
 
 class HybridCache(NamedTuple):

@@ -61,8 +61,7 @@ class P5Config(BackboneConfig):
             raise ValueError(f"indexing is {self.indexing!r}, expected one of {', '.join(INDEXINGS)}")
         if not 2 <= self.clusters < self.tokens:
             raise ValueError(f"clusters is {self.clusters}, expected at least 2 and fewer than tokens ({self.tokens})")
-        if self.num_users < 0:
-            raise ValueError(f"num_users is {self.num_users}, expected at least 0")
+        self._at_least(0, "num_users")
 
 
 class Read(NamedTuple):

@@ -38,8 +38,7 @@ class SASRecConfig(BackboneConfig):
         super().__post_init__()
         if self.layer not in _LAYERS:
             raise ValueError(f"layer is {self.layer!r}, expected one of {', '.join(_LAYERS)}")
-        if self.expansion < 1:
-            raise ValueError(f"expansion is {self.expansion}, expected at least 1")
+        self._at_least(1, "expansion")
 
 
 class PreNorm(Layer):
