@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from recgym.backbones.attention import Layer
-from recgym.backbones.backbone import BackboneConfig, ItemTable
+from recgym.backbones.backbone import BackboneConfig
 from recgym.backbones.sasrec import SASRec
 from recgym.types import FloatArray
 
@@ -67,11 +67,11 @@ class Decoder(SASRec):
     """SASRec's pass over layers that norm last, and a separate output layer."""
 
     Config: ClassVar[type[BackboneConfig]] = DecoderConfig
+    separate = True
 
     def __init__(self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray) -> None:
         """Fresh weights from torch's generator; `feedback_scale` (F,)."""
         super().__init__(config, num_items, feedback_scale)
-        self.table = ItemTable(num_items, config.width, feedback_scale, separate=True)
         self.norm = nn.Identity()  # the last layer ends in one
 
     def layer(self) -> Layer:

@@ -35,6 +35,9 @@ class LossConfig:
     """gBCE's t: 0 is binary cross-entropy, 1 gives unbiased probabilities."""
     regularisation: float = 1.0
     """BPR-max's weight of the negatives' squared scores."""
+    penalty: float = 0.0
+    """lambda of BPR's penalty: lambda / 2 times the squared lengths of the state, the target's vector and (in the mean)
+    the negatives' are added to the loss; 0: none. Unlike AdamW's decay, it touches what a minibatch holds alone."""
     elu: float = 0.0
     """Final activation of BPR, BPR-max and TOP1-max: a score s below 0 enters as elu (e^s - 1); 0: as it is."""
 
@@ -50,7 +53,7 @@ class LossConfig:
             raise ValueError(
                 f"popularity is {self.popularity}, expected 0 for the loss 'gbce', whose draws are uniform"
             )
-        for name in ("popularity", "regularisation", "elu"):
+        for name in ("popularity", "regularisation", "penalty", "elu"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number of at least 0")
         if self.elu and self.name not in _PAIRWISE:
@@ -113,27 +116,38 @@ def pairs(backbone: Backbone, window: Ragged, wanted: Tensor, begins: Tensor) ->
 
 
 def loss_of(backbone: Backbone, states: Tensor, targets: Tensor, config: LossConfig, negatives: Negatives) -> Tensor:
-    """Mean loss of predicting `targets` (Q,) ids 1..N from `states` (Q, D), in nats for softmax losses."""
+    """Mean loss of predicting `targets` (Q,) ids 1..N from `states` (Q, D), in nats for softmax losses.
+
+    Source of the penalty: Rendle et al. (2009), "BPR: Bayesian personalized ranking from implicit feedback", section 4.
+    """
     vectors, bias, target = backbone.item_vectors(), backbone.item_bias(), targets - 1
     if config.name == "cross-entropy":
-        return losses.cross_entropy(states, target, vectors, bias)
+        loss = losses.cross_entropy(states, target, vectors, bias)
+        return loss + _penalty(config, states, vectors.index_select(0, target)) if config.penalty else loss
     own, own_bias = vectors.index_select(0, target), bias.index_select(0, target)
     log_q = negatives.log_q
     if config.name == "in-batch":
         scores = torch.addmm(own_bias, states, own.T)
-        return losses.in_batch(scores, targets, log_q=log_q[target] if config.correct else None)
+        loss = losses.in_batch(scores, targets, log_q=log_q[target] if config.correct else None)
+        return loss + _penalty(config, states, own) if config.penalty else loss
     positive = (states * own).sum(1) + own_bias  # (Q,)
     drawn = negatives.draw(config.negatives) if config.shared else negatives.draw(len(target), config.negatives)
     clash = drawn == target.unsqueeze(1)  # (Q, K)
+    rows = vectors.index_select(0, drawn.flatten())  # (K, D) or (Q K, D)
     if config.shared:
-        negative = torch.addmm(bias.index_select(0, drawn), states, vectors.index_select(0, drawn).T)
+        negative = torch.addmm(bias.index_select(0, drawn), states, rows.T)
     else:
-        rows = vectors.index_select(0, drawn.flatten()).view(*drawn.shape, -1)
-        negative = torch.bmm(rows, states.unsqueeze(2)).squeeze(2) + bias[drawn]
+        negative = torch.bmm(rows.view(*drawn.shape, -1), states.unsqueeze(2)).squeeze(2) + bias[drawn]
+    loss = _of_scores(positive, negative, clash, backbone.num_items, config, log_q[drawn])
+    return loss + _penalty(config, states, own, rows) if config.penalty else loss
+
+
+def _of_scores(
+    positive: Tensor, negative: Tensor, clash: Tensor, num_items: int, config: LossConfig, log_q: Tensor
+) -> Tensor:
+    """Of scores (Q,) and (Q, K), and log q of the negatives."""
     if config.name == "sampled-softmax":
-        if not config.correct:
-            return losses.sampled_softmax(positive, negative, clash=clash)
-        return losses.sampled_softmax(positive, negative, log_q_negative=log_q[drawn], clash=clash)
+        return losses.sampled_softmax(positive, negative, log_q_negative=log_q if config.correct else None, clash=clash)
     if config.elu:  # monotone: ranks are those of the scores
         positive, negative = (nn.functional.elu(part, config.elu) for part in (positive, negative))
     if config.name == "bpr":
@@ -144,4 +158,9 @@ def loss_of(backbone: Backbone, states: Tensor, targets: Tensor, config: LossCon
         return losses.top1_max(positive, negative, clash=clash)
     if config.name == "bce":
         return losses.binary_cross_entropy(positive, negative, clash=clash)
-    return losses.gbce(positive, negative, num_items=backbone.num_items, calibration=config.calibration, clash=clash)
+    return losses.gbce(positive, negative, num_items=num_items, calibration=config.calibration, clash=clash)
+
+
+def _penalty(config: LossConfig, *vectors: Tensor) -> Tensor:
+    """Half of lambda times the sum of the mean squared lengths of `vectors`, each (..., D)."""
+    return config.penalty / 2 * torch.stack([part.float().square().sum(-1).mean() for part in vectors]).sum()

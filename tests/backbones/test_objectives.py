@@ -97,6 +97,21 @@ def test_full_and_in_batch_softmax_by_hand() -> None:
     torch.testing.assert_close(found, torch.stack(plain).mean())
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_penalty_is_half_of_lambda_times_squared_lengths(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, states, targets = model(), torch.randn(2, 8), torch.tensor([4, 9])
+    ids = torch.tensor([[0, 8, 5], [2, 2, 8]])
+    drawn(monkeypatch, ids)
+    plain, with_penalty = LossConfig(name=name, negatives=3), LossConfig(name=name, negatives=3, penalty=0.4)
+    lengths = [(part**2).sum(-1).mean() for part in (states, backbone.item_vectors()[targets - 1])]
+    if name not in ("cross-entropy", "in-batch"):
+        lengths.append((backbone.item_vectors()[ids] ** 2).sum(-1).mean())
+    more = loss_of(backbone, states, targets, with_penalty, UNIFORM) - loss_of(
+        backbone, states, targets, plain, UNIFORM
+    )
+    torch.testing.assert_close(more, 0.2 * torch.stack(lengths).sum(), atol=1e-6, rtol=1e-5)
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="loss is called 'hinge', expected one of cross-entropy"):
         LossConfig(name="hinge")
@@ -106,5 +121,7 @@ def test_wrong_settings_are_refused() -> None:
         LossConfig(calibration=1.5)
     with pytest.raises(ValueError, match="popularity is 0.5, expected 0 for the loss 'gbce'"):
         LossConfig(name="gbce", popularity=0.5)
+    with pytest.raises(ValueError, match=r"penalty is -0\.1"):
+        LossConfig(penalty=-0.1)
     with pytest.raises(ValueError, match="popularity is nan"):
         LossConfig(popularity=float("nan"))
