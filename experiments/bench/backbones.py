@@ -39,8 +39,8 @@ class BackbonesBench:
     part: Literal["quality", "speed", "lengths"] = "quality"
     """"quality": the table. "speed": seconds an epoch beside the floor. "lengths": HR against the length of history."""
     models: tuple[str, ...] = ()
-    """Rows of the table, recipes and baselines; differences are to the first. None: all but p5, which takes hours;
-    lengths: sasrec."""
+    """Rows of the table, recipes and baselines; differences are to the first. None: all but P5's,
+    which take hours; lengths: sasrec."""
     protocol: tuple[Ranking, ...] = ("full",)
     """Rank among all items, or among 100 sampled negatives: a table each, from the same trainings."""
     split: Split = "published"
@@ -95,7 +95,7 @@ class BackbonesBench:
 
     def _quality(self, questions: Questions) -> None:
         recipes = recipes_of(self.data)
-        names = self._names(recipes, (*(name for name in recipes if name != "p5"), *BASELINES))
+        names = self._names(recipes, (*(name for name, row in recipes.items() if row.model != "p5"), *BASELINES))
         negatives = {ranking: questions.negatives(ranking) for ranking in self.protocol}
         found: list[list[Ran]] = []
         for name in names:

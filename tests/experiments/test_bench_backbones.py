@@ -118,7 +118,7 @@ def test_every_row_of_the_table_runs(tmp_path: Path) -> None:
     BackbonesBench(epochs=1, threads=1, out=tmp_path)()
     table = tmp_path / "sample" / "published-repeats" / "full.csv"
     rows = {row["model"]: row for row in csv.DictReader(table.read_text().splitlines())}
-    assert list(rows) == [name for name in (*recipes_of("sample"), *BASELINES) if name != "p5"]
+    assert list(rows) == [name for name in (*recipes_of("sample"), *BASELINES) if not name.startswith("p5")]
     assert next(iter(rows)) == "sasrec"
     assert float(rows["markov-history"]["hr"]) == float(rows["sequential-rules"]["hr"]) == 1
     assert rows["popularity"]["size"] == "-" and "shared" in rows["esasrec"]["loss"]
