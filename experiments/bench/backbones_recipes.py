@@ -81,6 +81,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
         "transrec": Recipe(model="transrec", sizes=few, training=replace(training, loss=_BPR)),
         "hstu": Recipe(model="hstu", sizes=timed, training=replace(training, loss=_SHARED)),
         "hybrid": Recipe(model="hybrid", sizes=sizes, training=training),
+        "hybrid-fixed": Recipe(model="hybrid", sizes=MappingProxyType({**sizes, "weight": 0.5}), training=training),
         "p5": Recipe(model="p5", training=P5Training()),
         "p5-tiny": Recipe(model="p5", sizes=_TINY, training=P5Training(epochs=6, beams=20)),
     }  # fmt: skip
