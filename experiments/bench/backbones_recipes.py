@@ -73,19 +73,18 @@ def recipes_of(data: str) -> dict[str, Recipe]:
         "gru4rec": Recipe(model="gru4rec", sizes=length, training=replace(training, loss=_GRU4REC)),
         "decoder": Recipe(model="decoder", sizes=sizes, training=training),
         "bert4rec": Recipe(model="bert4rec", sizes=sizes, training=training),
-        "caser": Recipe(
-            model="caser", sizes=length,
-            training=replace(training, loss=LossConfig(name="bce", negatives=3)),
-        ),
-        "fpmc": Recipe(model="fpmc", sizes=few, training=replace(training, loss=replace(_SHARED, penalty=0.03))),
+        "caser": Recipe(model="caser", sizes=length, training=replace(training, loss=_SHARED)),
+        "fpmc": Recipe(model="fpmc", sizes=few, training=replace(training, loss=replace(_SHARED, penalty=0.1))),
         "fpmc-bpr": Recipe(model="fpmc", sizes=few, training=replace(training, loss=replace(_BPR, penalty=0.003))),
         "transrec": Recipe(
             model="transrec", sizes=few,
             training=replace(training, loss=replace(_BPR, penalty=0.01), learning_rate=2e-3),
         ),
         "hstu": Recipe(model="hstu", sizes=timed, training=replace(training, loss=_SHARED)),
-        "hybrid": Recipe(model="hybrid", sizes=sizes, training=training),
-        "hybrid-fixed": Recipe(model="hybrid", sizes=MappingProxyType({**sizes, "weight": 0.5}), training=training),
+        "hybrid": Recipe(model="hybrid", sizes=sizes, training=replace(training, loss=_SHARED)),
+        "hybrid-fixed": Recipe(
+            model="hybrid", sizes=MappingProxyType({**sizes, "weight": 0.5}), training=replace(training, loss=_SHARED)
+        ),
         "p5": Recipe(model="p5", training=P5Training()),
         "p5-tiny": Recipe(model="p5", sizes=_TINY, training=P5Training(epochs=6, beams=20)),
     }  # fmt: skip
