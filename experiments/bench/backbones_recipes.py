@@ -71,7 +71,9 @@ def recipes_of(data: str) -> dict[str, Recipe]:
         "rnn": Recipe(model="rnn", sizes=few, training=training),
         "gru": Recipe(model="gru", sizes=few, training=training),
         "gru4rec": Recipe(model="gru4rec", sizes=length, training=replace(training, loss=_GRU4REC)),
-        "decoder": Recipe(model="decoder", sizes=sizes, training=training),
+        "decoder": Recipe(
+            model="decoder", sizes=sizes, training=replace(training, loss=_SHARED, weight_decay=1.0)
+        ),  # its separate output layer memorises
         "bert4rec": Recipe(model="bert4rec", sizes=sizes, training=training),
         "caser": Recipe(model="caser", sizes=length, training=replace(training, loss=_SHARED)),
         "fpmc": Recipe(model="fpmc", sizes=few, training=replace(training, loss=replace(_SHARED, penalty=0.1))),
