@@ -72,7 +72,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
         "gru": Recipe(model="gru", sizes=few, training=training),
         "gru4rec": Recipe(model="gru4rec", sizes=length, training=replace(training, loss=_GRU4REC)),
         "decoder": Recipe(
-            model="decoder", sizes=sizes, training=replace(training, loss=_SHARED, weight_decay=1.0)
+            model="decoder", sizes=sizes, training=replace(training, loss=_SHARED, weight_decay=0.5)
         ),  # its separate output layer memorises
         "bert4rec": Recipe(model="bert4rec", sizes=sizes, training=training),
         "caser": Recipe(model="caser", sizes=length, training=replace(training, loss=_SHARED)),
