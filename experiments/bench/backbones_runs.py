@@ -92,6 +92,8 @@ def run_recipe(
         loss = training.loss
         words = loss.name if loss.name in ("cross-entropy", "in-batch") else f"{loss.name}, {loss.negatives:,}"
         words += " shared" * loss.shared
+        words += f", penalty {loss.penalty:g}" if loss.penalty else ""
+        words += f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
 
     def fit() -> tuple[Ranker, dict[str, Any]]:
         ranker, module, curve = _trained(questions, config, training, folder)

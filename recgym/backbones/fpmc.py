@@ -2,7 +2,7 @@
 
 x(i | u, l) = <v_u^{U,I}, v_i^{I,U}> + <v_i^{I,L}, v_l^{L,I}> + b_i. The state is [v_u, v_l] and an item's vector
 [v_i^{I,U}, v_i^{I,L}]: twice as wide as each factor. The paper has baskets and no b_i; here a basket is the last item.
-Its S-BPR is `LossConfig(name="bpr", negatives=1)`, and its L2 penalties are AdamW's decay.
+Its S-BPR is `LossConfig(name="bpr", negatives=1)`, its L2 penalties are that config's `penalty`.
 
 Source: Rendle, Freudenthaler, Schmidt-Thieme (2010), "Factorizing personalized Markov chains for next-basket
 recommendation", sections 4 and 5.

@@ -5,7 +5,7 @@ x(i | u, l) = b_i - |g_l + t + t_u - g_i|^2, all points g in the unit ball. With
 
 The authors project points that have left the ball back after each step of gradient descent. Here g_i = e_i /
 max(1, |e_i|) of free e_i wherever a point is read: no step leaves the ball, whatever the optimiser. Feedback moves the
-point that is left, within the ball. S-BPR is `LossConfig(name="bpr", negatives=1)`, L2 penalties are AdamW's decay.
+point that is left, within the ball. S-BPR is `LossConfig(name="bpr", negatives=1)`, L2 penalties are its `penalty`.
 
 Distances are symmetric: all steps of a walk that returns to its start score the same in sum as those of the walk back.
 

@@ -122,6 +122,7 @@ def test_every_row_of_the_table_runs(tmp_path: Path) -> None:
     assert next(iter(rows)) == "sasrec"
     assert float(rows["markov-history"]["hr"]) == float(rows["sequential-rules"]["hr"]) == 1
     assert rows["popularity"]["size"] == "-" and "shared" in rows["esasrec"]["loss"]
+    assert rows["transrec"]["loss"] == "bpr, 1, penalty 0.01" and "weight decay 0.5" in rows["decoder"]["loss"]
 
 
 @pytest.mark.usefixtures("tiny")
