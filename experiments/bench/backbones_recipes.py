@@ -57,6 +57,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
     few = MappingProxyType({**sizes, "layers": 1, "heads": 1})  # recurrent layers and factors: one
     timed = MappingProxyType({**sizes, "time_bias": data in _TIMED})
     length = MappingProxyType({"length": sizes["length"]})
+    decayed = replace(training, loss=_SHARED, weight_decay=0.5)  # for tables of their own, which memorise
     rows = {
         "sasrec": Recipe(model="sasrec", sizes=sizes, training=training),
         "sasrec-sampled": Recipe(model="sasrec", sizes=sizes, training=replace(training, loss=_SHARED)),
@@ -71,9 +72,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
         "rnn": Recipe(model="rnn", sizes=few, training=training),
         "gru": Recipe(model="gru", sizes=few, training=training),
         "gru4rec": Recipe(model="gru4rec", sizes=length, training=replace(training, loss=_GRU4REC)),
-        "decoder": Recipe(
-            model="decoder", sizes=sizes, training=replace(training, loss=_SHARED, weight_decay=0.5)
-        ),  # its separate output layer memorises
+        "decoder": Recipe(model="decoder", sizes=sizes, training=decayed),
         "bert4rec": Recipe(model="bert4rec", sizes=sizes, training=training),
         "caser": Recipe(model="caser", sizes=length, training=replace(training, loss=_SHARED)),
         "fpmc": Recipe(model="fpmc", sizes=few, training=replace(training, loss=replace(_SHARED, penalty=0.1))),
@@ -83,10 +82,8 @@ def recipes_of(data: str) -> dict[str, Recipe]:
             training=replace(training, loss=replace(_BPR, penalty=0.01), learning_rate=2e-3),
         ),
         "hstu": Recipe(model="hstu", sizes=timed, training=replace(training, loss=_SHARED)),
-        "hybrid": Recipe(model="hybrid", sizes=sizes, training=replace(training, loss=_SHARED)),
-        "hybrid-fixed": Recipe(
-            model="hybrid", sizes=MappingProxyType({**sizes, "weight": 0.5}), training=replace(training, loss=_SHARED)
-        ),
+        "hybrid": Recipe(model="hybrid", sizes=sizes, training=decayed),
+        "hybrid-fixed": Recipe(model="hybrid", sizes=MappingProxyType({**sizes, "weight": 0.5}), training=decayed),
         "p5": Recipe(model="p5", training=P5Training()),
         "p5-tiny": Recipe(model="p5", sizes=_TINY, training=P5Training(epochs=6, beams=20)),
     }  # fmt: skip
