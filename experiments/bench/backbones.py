@@ -124,7 +124,8 @@ class BackbonesBench:
                     hits = np.mean([hit_rate(run.ranks[ranking], questions.cutoff) for run in runs], axis=0)
                     seconds = sum(run.seconds for run in runs) / len(runs)
                     points.append(Point(name, way, length, t_interval(hits, questions.users), seconds))
-        title = f"{questions.title(ranking)}; mean of {self.seeds} trainings"
+        trainings = f"mean of {self.seeds} trainings" if self.seeds > 1 else "one training each"
+        title = f"{questions.title(ranking)}; {trainings}"
         text = lengths_table(title, points, cutoff=questions.cutoff)
         write_bytes(self._place(questions) / "lengths.md", text.encode())
         save(lengths_figure(title, points, cutoff=questions.cutoff), self._place(questions) / "lengths.png")
