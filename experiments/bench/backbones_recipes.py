@@ -1,5 +1,8 @@
 """How each model is trained on each log: sizes and losses of its paper, or of the runs that published its numbers.
 
+The decoder, Caser, FPMC and the hybrids memorise Beauty with those: their losses, penalties and weight decay, and
+TransRec's penalty and learning rate, were chosen by its validation part among the few that docs/backbones.md names.
+
 Sources by model: SASRec with full and sampled softmax and eSASRec: Tikhonovich et al. (2025); with one negative: Kang
 and McAuley (2018); GRU4Rec: Hidasi and Karatzoglou (2018); BERT4Rec: Petrov and Macdonald (2022); Caser: Tang and Wang
 (2018); FPMC: Rendle et al. (2010); TransRec: He et al. (2017); HSTU: Zhai et al. (2024); gBCE: Petrov and Macdonald

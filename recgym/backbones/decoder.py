@@ -67,11 +67,10 @@ class Decoder(SASRec):
     """SASRec's pass over layers that norm last, and a separate output layer."""
 
     Config: ClassVar[type[BackboneConfig]] = DecoderConfig
-    separate = True
 
     def __init__(self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray) -> None:
         """Fresh weights from torch's generator; `feedback_scale` (F,)."""
-        super().__init__(config, num_items, feedback_scale)
+        super().__init__(config, num_items, feedback_scale, separate=True)
         self.norm = nn.Identity()  # the last layer ends in one
 
     def layer(self) -> Layer:

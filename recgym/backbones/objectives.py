@@ -121,33 +121,33 @@ def loss_of(backbone: Backbone, states: Tensor, targets: Tensor, config: LossCon
     Source of the penalty: Rendle et al. (2009), "BPR: Bayesian personalized ranking from implicit feedback", section 4.
     """
     vectors, bias, target = backbone.item_vectors(), backbone.item_bias(), targets - 1
+    own = vectors.index_select(0, target)
+    held = [states, own]
     if config.name == "cross-entropy":
         loss = losses.cross_entropy(states, target, vectors, bias)
-        return loss + _penalty(config, states, vectors.index_select(0, target)) if config.penalty else loss
-    own, own_bias = vectors.index_select(0, target), bias.index_select(0, target)
-    log_q = negatives.log_q
-    if config.name == "in-batch":
-        scores = torch.addmm(own_bias, states, own.T)
-        loss = losses.in_batch(scores, targets, log_q=log_q[target] if config.correct else None)
-        return loss + _penalty(config, states, own) if config.penalty else loss
-    positive = (states * own).sum(1) + own_bias  # (Q,)
-    drawn = negatives.draw(config.negatives) if config.shared else negatives.draw(len(target), config.negatives)
-    clash = drawn == target.unsqueeze(1)  # (Q, K)
-    rows = vectors.index_select(0, drawn.flatten())  # (K, D) or (Q K, D)
-    if config.shared:
-        negative = torch.addmm(bias.index_select(0, drawn), states, rows.T)
+    elif config.name == "in-batch":
+        scores = torch.addmm(bias.index_select(0, target), states, own.T)
+        loss = losses.in_batch(scores, targets, log_q=negatives.log_q[target] if config.correct else None)
     else:
-        negative = torch.bmm(rows.view(*drawn.shape, -1), states.unsqueeze(2)).squeeze(2) + bias[drawn]
-    loss = _of_scores(positive, negative, clash, backbone.num_items, config, log_q[drawn])
-    return loss + _penalty(config, states, own, rows) if config.penalty else loss
+        positive = (states * own).sum(1) + bias.index_select(0, target)  # (Q,)
+        drawn = negatives.draw(config.negatives) if config.shared else negatives.draw(len(target), config.negatives)
+        rows = vectors.index_select(0, drawn.flatten())  # (K, D) or (Q K, D)
+        if config.shared:
+            negative = torch.addmm(bias.index_select(0, drawn), states, rows.T)
+        else:
+            negative = torch.bmm(rows.view(*drawn.shape, -1), states.unsqueeze(2)).squeeze(2) + bias[drawn]
+        loss = _against(positive, negative, drawn, drawn == target.unsqueeze(1), config, negatives)
+        held.append(rows)
+    return loss + _penalty(config, held) if config.penalty else loss
 
 
-def _of_scores(
-    positive: Tensor, negative: Tensor, clash: Tensor, num_items: int, config: LossConfig, log_q: Tensor
+def _against(
+    positive: Tensor, negative: Tensor, drawn: Tensor, clash: Tensor, config: LossConfig, negatives: Negatives
 ) -> Tensor:
-    """Of scores (Q,) and (Q, K), and log q of the negatives."""
+    """Of the scores of targets (Q,) and of the items `drawn` (K,) or (Q, K), which are (Q, K)."""
     if config.name == "sampled-softmax":
-        return losses.sampled_softmax(positive, negative, log_q_negative=log_q if config.correct else None, clash=clash)
+        log_q = negatives.log_q[drawn] if config.correct else None
+        return losses.sampled_softmax(positive, negative, log_q_negative=log_q, clash=clash)
     if config.elu:  # monotone: ranks are those of the scores
         positive, negative = (nn.functional.elu(part, config.elu) for part in (positive, negative))
     if config.name == "bpr":
@@ -158,9 +158,10 @@ def _of_scores(
         return losses.top1_max(positive, negative, clash=clash)
     if config.name == "bce":
         return losses.binary_cross_entropy(positive, negative, clash=clash)
+    num_items = len(negatives.log_q)
     return losses.gbce(positive, negative, num_items=num_items, calibration=config.calibration, clash=clash)
 
 
-def _penalty(config: LossConfig, *vectors: Tensor) -> Tensor:
-    """Half of lambda times the sum of the mean squared lengths of `vectors`, each (..., D)."""
-    return config.penalty / 2 * torch.stack([part.float().square().sum(-1).mean() for part in vectors]).sum()
+def _penalty(config: LossConfig, held: list[Tensor]) -> Tensor:
+    """Half of lambda times the sum of the mean squared lengths of what is `held`, each (..., D)."""
+    return config.penalty / 2 * torch.stack([part.float().square().sum(-1).mean() for part in held]).sum()

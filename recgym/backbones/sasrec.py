@@ -103,14 +103,14 @@ class SASRec(nn.Module):
     """Attention backbone; `advance` costs one row of attention a layer."""
 
     Config: ClassVar[type[BackboneConfig]] = SASRecConfig
-    separate: ClassVar[bool] = False
-    """Whether items are scored by vectors other than those that are read."""
 
-    def __init__(self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray) -> None:
-        """Fresh weights from torch's generator; `feedback_scale` (F,)."""
+    def __init__(
+        self, config: BackboneConfig, num_items: int, feedback_scale: FloatArray, *, separate: bool = False
+    ) -> None:
+        """Fresh weights from torch's generator; `feedback_scale` (F,); `separate` vectors to score items by."""
         super().__init__()
         self.config, self.num_items, self.num_feedback = config, num_items, len(feedback_scale)
-        self.table = ItemTable(num_items, config.width, feedback_scale, separate=self.separate)
+        self.table = ItemTable(num_items, config.width, feedback_scale, separate=separate)
         self.layers = Stack(config, self.layer)
         self.norm: nn.Module = nn.LayerNorm(config.width)
         self.begin = nn.Parameter(torch.zeros(config.width))
