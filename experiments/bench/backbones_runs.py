@@ -1,7 +1,7 @@
 """One row of a table, run or read again: training from a seed, and the ranks of all test targets.
 
 A run's folder holds the training's checkpoints, the ranks under each ranking and `run.json`; what is there is not done
-again, and a training that was stopped goes on.
+again, and a training that was stopped, or that should now be longer, goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import nn
@@ -30,7 +30,7 @@ from recgym.backbones.training import TrainingConfig, train_backbone
 from recgym.files import FormatError, read_json, write_bytes, write_json
 from recgym.types import DoubleArray, IntArray
 
-FORMAT, VERSION = "recgym-bench-backbone", 1
+FORMAT, VERSION = "recgym-bench-backbone", 2
 _BASELINE_LENGTH = 200
 
 
@@ -81,7 +81,7 @@ def run_recipe(
         folder: of this run.
 
     Raises:
-        FormatError: the folder is of another run.
+        FormatError: the folder is of another run, or of a longer one.
     """
     sequences, roles = questions.sequences, questions.roles
     config = recipe.config(sequences)
@@ -101,8 +101,10 @@ def run_recipe(
         size = f"{config.width} x {config.layers}, {count:,} weights"
         return ranker, {"size": size, "curve": curve, "seconds": curve[-1]["seconds"]}
 
-    run = _digest(asdict(config), asdict(training), sequences.fingerprint(), roles, questions)
-    return _ran(name, words, fit, run, questions, negatives, seed=seed, length=config.length, folder=folder)
+    fields = asdict(training)
+    ends = {end: fields.pop(end) for end in ("epochs", "patience")}
+    run = _digest(asdict(config), fields, sequences.fingerprint(), roles, questions)
+    return _ran(name, words, fit, run, questions, negatives, ends=ends, seed=seed, length=config.length, folder=folder)
 
 
 def run_baseline(name: str, questions: Questions, negatives: dict[Ranking, IntArray | None], *, folder: Path) -> Ran:
@@ -115,7 +117,7 @@ def run_baseline(name: str, questions: Questions, negatives: dict[Ranking, IntAr
         return ranker, {"size": "-", "curve": [], "seconds": time.perf_counter() - begin}
 
     run = _digest(name, sequences.fingerprint(), roles, questions)
-    return _ran(name, "-", fit, run, questions, negatives, seed=0, length=_BASELINE_LENGTH, folder=folder)
+    return _ran(name, "-", fit, run, questions, negatives, ends={}, seed=0, length=_BASELINE_LENGTH, folder=folder)
 
 
 def _trained(
@@ -138,21 +140,24 @@ def _ran(
     questions: Questions,
     negatives: dict[Ranking, IntArray | None],
     *,
+    ends: dict[str, int],
     seed: int,
     length: int,
     folder: Path,
 ) -> Ran:
-    """The run in `folder`, with what it lacks: nothing is fitted where every ranking is there."""
+    """The run in `folder`, with what it lacks: nothing is fitted where all ranks are there and `ends` are the same."""
     path = folder / "run.json"
     about: dict[str, Any] = read_json(path, format=FORMAT, version=VERSION) if path.exists() else {}
     if about and about["run"] != run:
         raise FormatError(f"{path}: of another run (settings, split or log differ); delete it, or take another --out")
-    missing = {
-        ranking: drawn for ranking, drawn in negatives.items() if not (about and _file(folder, ranking).exists())
-    }
+    same = bool(about) and about["ends"] == ends
+    missing = {ranking: drawn for ranking, drawn in negatives.items() if not (same and _file(folder, ranking).exists())}
     if missing:
         ranker, found = fit()
-        about = {"format": FORMAT, "version": VERSION, "run": run, **found}
+        if not same:  # ranks under other rankings are of the shorter training
+            for ranking in get_args(Ranking):
+                _file(folder, ranking).unlink(missing_ok=True)
+        about = {"format": FORMAT, "version": VERSION, "run": run, "ends": ends, **found}
         write_json(path, about)
         for ranking, drawn in missing.items():
             array = io.BytesIO()

@@ -8,6 +8,7 @@ import io
 import json
 import warnings
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ LAST, PREVIOUS, DAMAGED = "checkpoints/last.pt", "checkpoints/previous.pt", "che
 FAILED = "failed-batch.safetensors"
 
 
-def run_key(config: Any, training: Any, sequences: Sequences, roles: Roles) -> str:
-    """What a run is: two dataclasses, the log and its split (M,)."""
+def run_key(
+    config: Any, training: Any, sequences: Sequences, roles: Roles, *, ends: Collection[str] = ("epochs", "patience")
+) -> str:
+    """What a run is: two dataclasses, but for the fields that say when it `ends`, the log and its split (M,)."""
     split = hashlib.sha256(roles.tobytes()).hexdigest()[:16]
-    return json.dumps([dataclasses.asdict(config), dataclasses.asdict(training), sequences.fingerprint(), split])
+    fields = {name: value for name, value in dataclasses.asdict(training).items() if name not in ends}
+    return json.dumps([dataclasses.asdict(config), fields, sequences.fingerprint(), split])
 
 
 def save_checkpoint(folder: Path, run: str, state: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recgym.backbones.checkpoints import load_checkpoint, save_checkpoint, save_failed_batch
-from recgym.files import write_bytes
+from recgym.files import FormatError, write_bytes
 from recgym.metrics import hit_rate, ndcg
 from recgym.random import fold, session_keys
 from recgym.types import DoubleArray, IntArray
@@ -89,6 +89,9 @@ def run_epochs(
 
     Returns:
         One row an epoch: epoch, loss, ndcg@10, hr@10, seconds of training.
+
+    Raises:
+        FormatError: the checkpoint has trained for longer than `epochs` and `patience` say.
     """
     module, optimiser, folder = learner.module, learner.optimiser, learner.folder
     best: dict[str, Any] = {}
@@ -97,8 +100,13 @@ def run_epochs(
         module.load_state_dict(saved["weights"])
         optimiser.load_state_dict(saved["optimiser"])
         best, curve = saved["best"], saved["curve"]
+        if any(_ended(curve[:number], epochs, patience) for number in range(len(curve))):
+            raise FormatError(
+                f"{folder}: trained for {len(curve)} epochs already, longer than epochs {epochs} and patience "
+                f"{patience} say; ask for as many, or use another folder"
+            )
     with tqdm(total=epochs, initial=len(curve), desc=label, unit="epoch", disable=not progress) as bar:
-        while len(curve) < epochs and not (curve and len(curve) - 1 - best_epoch(curve) >= patience):
+        while not _ended(curve, epochs, patience):
             began = time.perf_counter()
             loss = epoch(len(curve))
             seconds = time.perf_counter() - began + (curve[-1]["seconds"] if curve else 0.0)
@@ -129,6 +137,10 @@ def drawing(seed: int, epoch: int, device: str) -> Iterator[None]:
 def precision(device: str, bf16: bool) -> contextlib.AbstractContextManager[Any]:
     """Matrix products in bfloat16, or as they come."""
     return torch.autocast(device.partition(":")[0], torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+def _ended(curve: Curve, epochs: int, patience: int) -> bool:
+    return len(curve) >= epochs or (bool(curve) and len(curve) - 1 - best_epoch(curve) >= patience)
 
 
 def best_epoch(curve: Curve) -> int:

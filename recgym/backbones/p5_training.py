@@ -97,7 +97,8 @@ def train_p5(
 
     Raises:
         ValueError: no training or no validation target.
-        FormatError: the checkpoint is of another run, or all are damaged; `config.weights` cannot be read.
+        FormatError: the checkpoint is of another run or of a longer one, or all are damaged; `config.weights` cannot
+            be read.
         FloatingPointError: the loss is not finite; the minibatch lies in `folder`.
     """
     folder = Path(folder)
@@ -116,8 +117,8 @@ def train_p5(
         learner,
         lambda number: _epoch(work, number),
         lambda: rank_targets(ranker, sequences, held_out, length=config.length, mask_seen=training.mask_seen),
-        run=run_key(model.config, training, sequences, roles), epochs=training.epochs, patience=training.patience,
-        resume=resume, progress=progress, label="p5",
+        run=run_key(model.config, training, sequences, roles, ends=("patience",)),  # steps shrink with `epochs`
+        epochs=training.epochs, patience=training.patience, resume=resume, progress=progress, label="p5",
     )  # fmt: skip
     return TrainedP5(model, curve, best_epoch(curve))
 

@@ -110,7 +110,7 @@ def train_backbone(
 
     Raises:
         ValueError: no training or no validation target.
-        FormatError: the checkpoint is of another run, or all are damaged.
+        FormatError: the checkpoint is of another run or of a longer one, or all are damaged.
         FloatingPointError: the loss is not finite; the minibatch lies in `folder`.
     """
     folder = Path(folder)

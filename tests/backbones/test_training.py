@@ -75,6 +75,18 @@ def _timeless(curve: Curve) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in curve]
 
 
+def test_a_longer_run_goes_on_from_a_shorter_one_and_not_the_other_way(tmp_path: Path) -> None:
+    config, settings = BackboneConfig(width=8, length=6, model="sasrec"), TrainingConfig(epochs=5, batch_size=16)
+    whole = train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path / "whole")
+    few = replace(settings, epochs=2, patience=1)
+    train_backbone(CYCLE, ROLES, config, few, folder=tmp_path / "longer")
+    longer = train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path / "longer", resume=True)
+    assert fingerprint(longer.backbone) == fingerprint(whole.backbone)
+    assert _timeless(longer.curve) == _timeless(whole.curve)
+    with pytest.raises(FormatError, match="trained for 5 epochs already, longer than epochs 2 and patience 1 say"):
+        train_backbone(CYCLE, ROLES, config, few, folder=tmp_path / "longer", resume=True)
+
+
 def test_from_a_damaged_checkpoint_the_one_before_leads_to_the_same_weights(tmp_path: Path) -> None:
     config, settings = BackboneConfig(width=8, length=6, model="sasrec"), TrainingConfig(epochs=3, batch_size=16)
     whole = train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path)
@@ -162,7 +174,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     config, settings = BackboneConfig(width=8, length=6), TrainingConfig(epochs=1)
     train_backbone(CYCLE, ROLES, config, settings, folder=tmp_path)
     with pytest.raises(FormatError, match="belongs to another run"):
-        train_backbone(CYCLE, ROLES, config, TrainingConfig(epochs=2), folder=tmp_path, resume=True)
+        train_backbone(CYCLE, ROLES, config, replace(settings, learning_rate=1e-4), folder=tmp_path, resume=True)
     path = tmp_path / checkpoints.LAST
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(FormatError, match="damaged or foreign"):

@@ -93,7 +93,7 @@ def test_the_command_writes_tables_and_a_second_run_reads_them(
     again()
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == tables
     with pytest.raises(FormatError, match=r"seed-0/run\.json: of another run"):
-        replace(again, epochs=3)()
+        replace(again, bf16=True)()
 
 
 @pytest.mark.usefixtures("tiny")
@@ -111,6 +111,22 @@ def test_a_run_that_was_stopped_ends_with_the_numbers_it_would_have_had(
         np.load(tmp_path / name / "sample/published-repeats/sasrec/seed-0/full.npy") for name in ("whole", "stopped")
     )
     np.testing.assert_array_equal(whole, stopped_ranks)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_table_with_more_epochs_goes_on_and_ranks_again(tmp_path: Path) -> None:
+    whole = BackbonesBench(models=("sasrec",), epochs=3, threads=1, out=tmp_path / "whole")
+    whole()
+    longer = replace(whole, out=tmp_path / "longer")
+    replace(longer, epochs=1, protocol=("full", "sampled-uniform"))()
+    folders = [tmp_path / name / "sample/published-repeats/sasrec/seed-0" for name in ("whole", "longer")]
+    assert len(json.loads((folders[1] / "run.json").read_text())["curve"]) == 1
+    longer()
+    np.testing.assert_array_equal(*(np.load(folder / "full.npy") for folder in folders))
+    assert len(json.loads((folders[1] / "run.json").read_text())["curve"]) == 3
+    assert not (folders[1] / "sampled-uniform.npy").exists()  # it was of the shorter training
+    with pytest.raises(FormatError, match="trained for 3 epochs already, longer than epochs 2"):
+        replace(longer, epochs=2)()
 
 
 @pytest.mark.usefixtures("tiny")
