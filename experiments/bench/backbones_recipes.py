@@ -61,17 +61,18 @@ def recipes_of(data: str) -> dict[str, Recipe]:
     timed = MappingProxyType({**sizes, "time_bias": data in _TIMED})
     length = MappingProxyType({"length": sizes["length"]})
     decayed = replace(training, loss=_SHARED, weight_decay=0.5)  # for tables of their own, which memorise
+    patient = replace(training, patience=2 * training.patience)  # those that creep on for long
     rows = {
-        "sasrec": Recipe(model="sasrec", sizes=sizes, training=training),
-        "sasrec-sampled": Recipe(model="sasrec", sizes=sizes, training=replace(training, loss=_SHARED)),
+        "sasrec": Recipe(model="sasrec", sizes=sizes, training=patient),
+        "sasrec-sampled": Recipe(model="sasrec", sizes=sizes, training=replace(patient, loss=_SHARED)),
         "sasrec-gbce": Recipe(
-            model="sasrec", sizes=sizes, training=replace(training, loss=LossConfig(name="gbce", negatives=256))
+            model="sasrec", sizes=sizes, training=replace(patient, loss=LossConfig(name="gbce", negatives=256))
         ),
         "sasrec-bce": Recipe(
             model="sasrec", sizes=MappingProxyType({**sizes, "layer": "original", "expansion": 1}),
-            training=replace(training, loss=LossConfig(name="bce", negatives=1)),
+            training=replace(patient, loss=LossConfig(name="bce", negatives=1)),
         ),
-        "esasrec": Recipe(model="esasrec", sizes=sizes, training=replace(training, loss=_SHARED)),
+        "esasrec": Recipe(model="esasrec", sizes=sizes, training=replace(patient, loss=_SHARED)),
         "rnn": Recipe(model="rnn", sizes=few, training=training),
         "gru": Recipe(model="gru", sizes=few, training=training),
         "gru4rec": Recipe(model="gru4rec", sizes=length, training=replace(training, loss=_GRU4REC)),
@@ -84,7 +85,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
             model="transrec", sizes=few,
             training=replace(training, loss=replace(_BPR, penalty=0.01), learning_rate=2e-3),
         ),
-        "hstu": Recipe(model="hstu", sizes=timed, training=replace(training, loss=_SHARED)),
+        "hstu": Recipe(model="hstu", sizes=timed, training=replace(patient, loss=_SHARED)),
         "hybrid": Recipe(model="hybrid", sizes=sizes, training=decayed),
         "hybrid-fixed": Recipe(model="hybrid", sizes=MappingProxyType({**sizes, "weight": 0.5}), training=decayed),
         "p5": Recipe(model="p5", training=P5Training()),

@@ -124,9 +124,7 @@ class HSTU(nn.Module):
         self.num_items, self.num_feedback = num_items, len(feedback_scale)
         self.reads_time, self.temperature = config.time_bias, config.temperature
         self.table = ItemTable(num_items, config.width, feedback_scale)
-        with torch.no_grad():
-            self.table.embedding.weight.mul_(_STD * config.width**0.5)
-            self.table.feedback.weight.normal_(std=_STD)
+        self.table.start_small(_STD)
         self.layers = Stack(config, lambda: Transducer(config), mix=silu)
         self.norm = nn.LayerNorm(config.width) if config.temperature is None else nn.Identity()
         self.begin = nn.Parameter(torch.zeros(config.width))

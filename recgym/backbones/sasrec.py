@@ -1,7 +1,8 @@
 """SASRec: causal self-attention over the history, tied to the item vectors it reads.
 
 Layers come in two kinds. "pre-norm": norm before attention and feed-forward, which trains steadily (Xiong et al. 2020).
-"original": queries alone are normalised, residuals start from the normalised input, ReLU (the authors' code).
+"original": queries alone are normalised, residuals start from the normalised input, ReLU (the authors' code). Item
+vectors start as short as theirs.
 
 Source: Kang and McAuley (2018), "Self-attentive sequential recommendation", section 3; positions are distances here
 (see `recgym.backbones.attention`), which a sliding window leaves as they are.
@@ -111,6 +112,7 @@ class SASRec(nn.Module):
         super().__init__()
         self.config, self.num_items, self.num_feedback = config, num_items, len(feedback_scale)
         self.table = ItemTable(num_items, config.width, feedback_scale, separate=separate)
+        self.table.start_small()
         self.layers = Stack(config, self.layer)
         self.norm: nn.Module = nn.LayerNorm(config.width)
         self.begin = nn.Parameter(torch.zeros(config.width))

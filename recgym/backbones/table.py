@@ -41,6 +41,23 @@ class ItemTable(nn.Module):
         own = vector + nn.functional.linear(amount, self.feedback.weight)
         return torch.addcmul(own, vector, nn.functional.linear(amount, self.gate.weight))
 
+    def start_small(self, std: float | None = None) -> None:
+        """Let fresh vectors, and what feedback adds to them, have this standard deviation, far less than 1 / sqrt(D).
+
+        None: sqrt(2 / (N + 1 + D)), the source's for a layer of N + 1 inputs and D outputs.
+
+        Rare items are seldom moved; where they start short, they stay out of the way of those that training has met.
+
+        Source: Glorot and Bengio (2010), "Understanding the difficulty of training deep feedforward neural networks",
+        equation 16.
+        """
+        rows, width = self.embedding.weight.shape
+        std = (2 / (rows + width)) ** 0.5 if std is None else std
+        with torch.no_grad():
+            for part in (self.embedding.weight,) if self.output is None else (self.embedding.weight, self.output):
+                part.mul_(std * width**0.5)
+            self.feedback.weight.normal_(std=std)
+
     def start_from_groups(self, groups: Tensor) -> None:
         """Let items of one group, such as a category, start near each other; `groups` (N,) int64 from 0.
 

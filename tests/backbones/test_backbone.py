@@ -186,6 +186,15 @@ def test_weights_follow_the_seed_and_global_randomness_is_left_alone() -> None:
     assert fingerprint(first) == fingerprint(second) != fingerprint(third)
 
 
+@pytest.mark.parametrize("model", ["sasrec", "esasrec", "decoder"])
+def test_item_vectors_of_a_large_catalogue_start_short(model: str) -> None:
+    backbone = make_backbone(BackboneConfig(model=model, width=16), 20_000, np.ones(1, np.float32))
+    expected = (2 / (20_000 + 1 + 16)) ** 0.5
+    for vectors in (backbone.table.inputs(), backbone.item_vectors()):
+        assert abs(float(vectors.detach().std()) / expected - 1) < 0.01
+    assert bool((backbone.table.embedding.weight[0] == 0).all())
+
+
 def test_wrong_names_and_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="no backbone is called 'lstm'; there are .*gru.*sasrec"):
         make_backbone(BackboneConfig(model="lstm"), 10, np.ones(1, np.float32))
