@@ -61,7 +61,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
     timed = MappingProxyType({**sizes, "time_bias": data in _TIMED})
     length = MappingProxyType({"length": sizes["length"]})
     decayed = replace(training, loss=_SHARED, weight_decay=0.5)  # for tables of their own, which memorise
-    patient = replace(training, patience=2 * training.patience)  # those that creep on for long
+    patient = replace(training, patience=2 * training.patience)  # attention creeps on for long
     rows = {
         "sasrec": Recipe(model="sasrec", sizes=sizes, training=patient),
         "sasrec-sampled": Recipe(model="sasrec", sizes=sizes, training=replace(patient, loss=_SHARED)),
@@ -70,7 +70,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
         ),
         "sasrec-bce": Recipe(
             model="sasrec", sizes=MappingProxyType({**sizes, "layer": "original", "expansion": 1}),
-            training=replace(patient, loss=LossConfig(name="bce", negatives=1)),
+            training=replace(training, patience=50, loss=LossConfig(name="bce", negatives=1)),
         ),
         "esasrec": Recipe(model="esasrec", sizes=sizes, training=replace(patient, loss=_SHARED)),
         "rnn": Recipe(model="rnn", sizes=few, training=training),
