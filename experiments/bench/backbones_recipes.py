@@ -61,7 +61,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
     timed = MappingProxyType({**sizes, "time_bias": data in _TIMED})
     length = MappingProxyType({"length": sizes["length"]})
     decayed = replace(training, loss=_SHARED, weight_decay=0.5)  # for tables of their own, which memorise
-    patient = replace(training, patience=2 * training.patience)  # attention creeps on for long
+    patient = replace(training, patience=2 * training.patience)  # SASRec, its kin and HSTU creep on
     rows = {
         "sasrec": Recipe(model="sasrec", sizes=sizes, training=patient),
         "sasrec-sampled": Recipe(model="sasrec", sizes=sizes, training=replace(patient, loss=_SHARED)),

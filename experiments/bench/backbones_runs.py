@@ -22,6 +22,7 @@ from experiments.bench.backbones_protocols import Questions, Ranking
 from experiments.bench.backbones_recipes import Recipe
 from recgym.backbones.backbone import BackboneConfig, module_of
 from recgym.backbones.baselines import fit_baseline
+from recgym.backbones.checkpoints import ENDS
 from recgym.backbones.epochs import Curve
 from recgym.backbones.p5 import P5Config, P5Ranker
 from recgym.backbones.p5_training import P5Training, train_p5
@@ -102,7 +103,7 @@ def run_recipe(
         return ranker, {"size": size, "curve": curve, "seconds": curve[-1]["seconds"]}
 
     fields = asdict(training)
-    ends = {end: fields.pop(end) for end in ("epochs", "patience")}
+    ends = {end: fields.pop(end) for end in ENDS}
     run = _digest(asdict(config), fields, sequences.fingerprint(), roles, questions)
     return _ran(name, words, fit, run, questions, negatives, ends=ends, seed=seed, length=config.length, folder=folder)
 

@@ -23,11 +23,11 @@ from recgym.types import IntArray
 
 LAST, PREVIOUS, DAMAGED = "checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/damaged.pt"
 FAILED = "failed-batch.safetensors"
+ENDS = ("epochs", "patience")
+"""Fields of a training that say when it ends, and change nothing before."""
 
 
-def run_key(
-    config: Any, training: Any, sequences: Sequences, roles: Roles, *, ends: Collection[str] = ("epochs", "patience")
-) -> str:
+def run_key(config: Any, training: Any, sequences: Sequences, roles: Roles, *, ends: Collection[str] = ENDS) -> str:
     """What a run is: two dataclasses, but for the fields that say when it `ends`, the log and its split (M,)."""
     split = hashlib.sha256(roles.tobytes()).hexdigest()[:16]
     fields = {name: value for name, value in dataclasses.asdict(training).items() if name not in ends}

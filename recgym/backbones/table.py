@@ -54,7 +54,7 @@ class ItemTable(nn.Module):
         rows, width = self.embedding.weight.shape
         std = (2 / (rows + width)) ** 0.5 if std is None else std
         with torch.no_grad():
-            for part in (self.embedding.weight,) if self.output is None else (self.embedding.weight, self.output):
+            for part in self._tables():
                 part.mul_(std * width**0.5)
             self.feedback.weight.normal_(std=std)
 
@@ -64,7 +64,7 @@ class ItemTable(nn.Module):
         A fresh vector is the sum of one of its group and one of its own, of equal length; training moves it from there.
         """
         with torch.no_grad():
-            for part in (self.inputs(),) if self.output is None else (self.inputs(), self.output):
+            for part in self._tables():
                 centre = torch.randn(int(groups.max()) + 1, part.shape[1]) * part.square().mean().sqrt()
                 part.add_(centre[groups]).div_(2**0.5)
 
@@ -79,3 +79,7 @@ class ItemTable(nn.Module):
     def scores(self, state: Tensor) -> Tensor:
         """(..., D) -> (..., N)."""
         return nn.functional.linear(state, self.vectors(), self.bias)
+
+    def _tables(self) -> list[Tensor]:
+        """Vectors as they are read, and those of their own that states are multiplied with: one or two of (N, D)."""
+        return [self.inputs()] if self.output is None else [self.inputs(), self.output]
