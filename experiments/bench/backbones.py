@@ -48,7 +48,9 @@ class BackbonesBench:
     repeats: bool | None = None
     """Let items met before be recommended; none: as the log's published tables do."""
     seeds: int = 1
-    """Trainings of each model."""
+    """Trainings of each model, or of `repeated` alone."""
+    repeated: tuple[str, ...] = ()
+    """Rows that are trained from every seed, where the others are trained once; none: all."""
     epochs: int | None = None
     """At most; none: as each recipe says."""
     reach: float | None = None
@@ -60,7 +62,7 @@ class BackbonesBench:
     device: str = "cpu"
     """Where backbones are trained."""
     bf16: bool = False
-    """Train in bfloat16: pays on GPUs, and on CPUs whose instructions have it."""
+    """Train in bfloat16 (the large catalogue in float32): pays on GPUs, and on CPUs whose instructions have it."""
     threads: int = 2
     """Torch threads."""
     rounds: int = 3
@@ -134,15 +136,16 @@ class BackbonesBench:
     def _speed(self, questions: Questions) -> None:
         sequences, roles = questions.sequences, questions.roles
         measure_training(
-            sequences, roles, peer=self.peer, num_threads=self.threads, device=self.device, rounds=self.rounds
-        )
+            sequences, roles, peer=self.peer, num_threads=self.threads, device=self.device, bf16=self.bf16,
+            rounds=self.rounds,
+        )  # fmt: skip
         measure_ranking(sequences, roles, num_threads=self.threads, device=self.device, rounds=self.rounds)
         if self.catalogue:
             measure_catalogue(self.catalogue, num_threads=self.threads, device=self.device)
 
     def _names(self, recipes: dict[str, Recipe], default: tuple[str, ...]) -> tuple[str, ...]:
         known = (*recipes, *BASELINES) if self.part == "quality" else tuple(recipes)
-        for name in self.models:
+        for name in (*self.models, *self.repeated):
             if name not in known:
                 raise ValueError(f"no row of {self.part} is called {name!r}; there are {', '.join(known)}")
         return self.models or default
@@ -164,7 +167,7 @@ class BackbonesBench:
             run_recipe(
                 name, recipe, questions, negatives, seed=seed, epochs=self.epochs, folder=folder / f"seed-{seed}"
             )
-            for seed in range(self.seeds)
+            for seed in range(self.seeds if not self.repeated or name in self.repeated else 1)
         ]
 
     def _place(self, questions: Questions) -> Path:

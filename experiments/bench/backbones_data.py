@@ -32,6 +32,7 @@ class Data(NamedTuple):
     roles: Roles | None = None  # (M,) the published split; None: it has none but leave-one-out
     split: str = ""  # that split in words
     timed: bool = True  # whether times are times, not places in the file
+    whole: bool = True  # whether users' last items are published
     first_given: bool = False  # whether a session's first step is not asked about
     repeats: bool = False  # whether tables let items met before be recommended
     cutoff: int = 10  # of HR and NDCG
@@ -65,14 +66,14 @@ def _ml1m(folder: Path) -> Data:
     roles = leave_one_out(sequences)
     roles[(np.array(rows) < 0)[sequences.user_of_step]] = TRAIN
     words = f"leave-one-out, the {len(validation)} validation users whose prefix is published exactly"
-    return Data(sequences, roles, words, timed=False)
+    return Data(sequences, roles, words, timed=False, whole=False)
 
 
 def _ml1m_earlier(folder: Path) -> Data:
     """The same, all users, without the last two items of each."""
     sequences = of_lists(_ml1m_lists(folder)[0], "MovieLens-1M")
     words = "leave-one-out one step earlier, each user's last item but two is the test"
-    return Data(sequences, leave_one_out(sequences), words, timed=False)
+    return Data(sequences, leave_one_out(sequences), words, timed=False, whole=False)
 
 
 def _yoochoose(folder: Path) -> Data:

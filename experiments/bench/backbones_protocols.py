@@ -81,13 +81,19 @@ def make_questions(data: Data, *, split: Split = "published", repeats: bool | No
         repeats: let items met before be recommended; None: as the log's published tables do.
 
     Raises:
-        ValueError: a temporal split of a log that has no times, or a split without a test target.
+        ValueError: a temporal split of a log that has no times, leave-one-out of one whose last items are not
+            published, or a split without a test target.
     """
     sequences, roles, words = data.sequences, data.roles, data.split
     if split == "temporal":
         if not data.timed:
             raise ValueError(f"split is 'temporal', but {sequences.name} is published without times")
         roles, words = temporal(sequences), "global temporal split, the last tenth of the steps"
+    elif split == "leave-one-out" and not data.whole:
+        raise ValueError(
+            f"split is 'leave-one-out', but the last items of {sequences.name}'s users are not all published; "
+            f"take 'published': {data.split}"
+        )
     elif split == "leave-one-out" or roles is None:
         roles, words = leave_one_out(sequences), "leave-one-out"
     if "leave-one-out" in words:

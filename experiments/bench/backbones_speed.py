@@ -49,14 +49,14 @@ class Epoch(NamedTuple):
 
 
 def measure_training(
-    sequences: Sequences, roles: Roles, *, peer: Path | None, num_threads: int, device: str, rounds: int
+    sequences: Sequences, roles: Roles, *, peer: Path | None, num_threads: int, device: str, bf16: bool, rounds: int
 ) -> None:
     """Print seconds an epoch of `TRAININGS`, in turn with SASRec.pytorch where its folder is given."""
     steps = int((roles == TRAIN).sum())
     with threads(num_threads), running_peer(peer, sequences, num_threads) if peer else nullcontext() as other:
         print(f"\n{sequences.name}: {steps:,} training steps, {sequences.num_items:,} items, {num_threads} thread(s)")
-        print(f"{machine()}, {device}")
-        rate = matmul_rate(device, 64, sequences.num_items)
+        print(f"{machine()}, {device}, {'bfloat16' if bf16 else 'float32'}")
+        rate = matmul_rate(device, 64, sequences.num_items, torch.bfloat16 if bf16 else torch.float32)
         print(f"matrix products of the softmax: {rate / 1e9:,.0f} GFLOP/s measured on (Q, 64) x (64, N)")
         best = dict.fromkeys(TRAININGS, np.inf)
         theirs = np.inf
@@ -64,7 +64,7 @@ def measure_training(
             if other is not None:
                 theirs = min(theirs, other.epoch())
             for label in TRAININGS:
-                best[label] = min(best[label], _one_epoch(sequences, roles, label, device))
+                best[label] = min(best[label], _one_epoch(sequences, roles, label, device, bf16))
         if other is not None:
             print(f"{'SASRec.pytorch 50 x 2, one negative':48}{theirs:8.2f} s{steps / theirs:12,.0f} steps/s")
         for label, seconds in best.items():
@@ -104,12 +104,12 @@ def measure_catalogue(num_items: int, *, num_threads: int, device: str) -> None:
     )
 
 
-def matmul_rate(device: str, width: int, num_items: int) -> float:
+def matmul_rate(device: str, width: int, num_items: int, kind: torch.dtype = torch.float32) -> float:
     """FLOP/s of (Q, D) x (D, N) as the softmax needs it, the best of several Q: few rows stay in a CPU's cache."""
     best = 0.0
     for rows in (64, 768):
-        left, right = torch.randn(rows, width, device=device), torch.randn(width, num_items, device=device)
-        product = torch.empty(rows, num_items, device=device)  # new memory each time would cost more than the product
+        left, right = (torch.randn(shape, device=device).to(kind) for shape in ((rows, width), (width, num_items)))
+        product = left.new_empty(rows, num_items)  # new memory each time would cost more than the product
         for _ in range(5):
             begin = time.perf_counter()
             for _ in range(5):
@@ -123,11 +123,12 @@ def matmul_rate(device: str, width: int, num_items: int) -> float:
 _LARGE_USERS, _LARGE_STEPS = 4_000, 10
 
 
-def _one_epoch(sequences: Sequences, roles: Roles, label: str, device: str) -> float:
+def _one_epoch(sequences: Sequences, roles: Roles, label: str, device: str, bf16: bool) -> float:
     config, loss = TRAININGS[label]
     training = TrainingConfig(
-        loss=loss, epochs=1, batch_size=128, learning_rate=1e-3, validation_targets=1, fill_unmet=False, device=device
-    )
+        loss=loss, epochs=1, batch_size=128, learning_rate=1e-3, validation_targets=1, fill_unmet=False, device=device,
+        bf16=bf16,
+    )  # fmt: skip
     with TemporaryDirectory() as scratch:
         return train_backbone(sequences, roles, config, training, folder=scratch).curve[0]["seconds"]
 

@@ -37,7 +37,10 @@ class Row:
     over_seeds: Interval | None
     """95% over trainings, for these users; none for one training."""
     difference: Interval | None
-    """NDCG minus the first row's, paired by user, 95% over users and trainings; none for the first row."""
+    """NDCG minus the first row's, paired by user and by seed, 95% over users and, of more than one, trainings.
+
+    None for the first row. A baseline, which has no seed, is compared with every training.
+    """
     epochs: float
     """Until the best one, mean over seeds; 0 for a baseline."""
     seconds: float
@@ -52,14 +55,13 @@ def make_rows(
     """A row for each model.
 
     Args:
-        found: for each model its runs, one a seed: S of each, or one, which is compared with all S.
+        found: for each model its runs, one a seed with seed 0 among them; for a baseline one.
         users: (Q,) who each target belongs to.
         ranking: which of the runs' ranks.
         cutoff: k of HR@k and NDCG@k.
         reach: validation NDCG@10 whose time is told.
     """
     rows: list[Row] = []
-    first = _values(found[0], ranking, cutoff)
     for runs in found:
         values = _values(runs, ranking, cutoff)  # (S, Q)
         count = len(runs)
@@ -68,7 +70,7 @@ def make_rows(
             hr=float(np.mean([hit_rate(run.ranks[ranking], cutoff).mean() for run in runs])),
             ndcg=t_interval(values.mean(0), users),
             over_seeds=t_interval(values.mean(1), np.arange(count)) if count > 1 else None,
-            difference=seeds_and_users(values - first, users) if rows else None,
+            difference=_difference(runs, found[0], users, ranking, cutoff) if rows else None,
             epochs=float(np.mean([len(run.curve) and best_epoch(run.curve) + 1 for run in runs])),
             seconds=float(np.mean([run.seconds for run in runs])),
             reached=float(np.mean([run.seconds_to(reach) for run in runs])),
@@ -115,6 +117,14 @@ def write_tables(
     write_bytes(folder / f"{ranking}.csv", table.getvalue().encode())
     write_json(folder / f"{ranking}.json", {**about, "rows": flat, "curves": curves})
     return text
+
+
+def _difference(runs: Sequence[Ran], first: Sequence[Ran], users: IntArray, ranking: Ranking, cutoff: int) -> Interval:
+    """Of trainings from the same seeds; repeating one beside others would hide how far it could have differed."""
+    both = {run.seed for run in runs} & {run.seed for run in first}
+    if runs[0].curve and first[0].curve:
+        runs, first = ([run for run in part if run.seed in both] for part in (runs, first))
+    return seeds_and_users(_values(runs, ranking, cutoff) - _values(first, ranking, cutoff), users)
 
 
 def _values(runs: Sequence[Ran], ranking: Ranking, cutoff: int) -> DoubleArray:

@@ -62,10 +62,13 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         """Check the fields."""
         self._at_least(1, "width", "layers", "heads", "length")
-        if self.width % self.heads:
-            raise ValueError(f"width is {self.width}, expected a multiple of heads ({self.heads})")
+        self._divides()
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, expected a share in [0, 1)")
+
+    def _divides(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}, expected a multiple of heads ({self.heads})")
 
     def _at_least(self, least: int, *names: str) -> None:
         for name in names:

@@ -46,20 +46,22 @@ class Learner(NamedTuple):
             sizes: (B,) how many of them each of its histories has.
 
         Raises:
-            FloatingPointError: the loss is not finite; the minibatch lies in the folder.
+            FloatingPointError: the loss or its gradient is not finite; the minibatch lies in the folder.
         """
         value = float(loss.detach())
-        if not math.isfinite(value):
-            path = save_failed_batch(self.folder, self.module, steps, sizes)
-            raise FloatingPointError(
-                f"loss is {value} in {where}; weights, steps and sizes are in {path}; "
-                f"a smaller learning_rate than {self.learning_rate} often helps"
-            )
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
-        self.optimiser.step()
-        return value
+        if math.isfinite(value):
+            self.optimiser.zero_grad()
+            loss.backward()
+            norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip))
+            if math.isfinite(norm):
+                self.optimiser.step()
+                return value
+            where = f"{where}, the norm of its gradient {norm}"
+        path = save_failed_batch(self.folder, self.module, steps, sizes)
+        raise FloatingPointError(
+            f"loss is {value} in {where}; weights, steps and sizes are in {path}; "
+            f"a smaller learning_rate than {self.learning_rate} often helps"
+        )
 
 
 def run_epochs(

@@ -11,7 +11,7 @@ so that a step gathers more where more of the past fits, which softmax's weights
 Source: Zhai et al. (2024), "Actions speak louder than words: trillion-parameter sequential transducers for generative
 recommendations", equations 1 to 4; defaults of the authors' public run on MovieLens-1M (one head, states and item
 vectors of unit length, temperature 0.05, dropout on the input and before f2 alone, f1 without bias), which trains with
-sampled softmax of 128 uniform negatives without correction, and width 50.
+sampled softmax of 128 uniform negatives without correction.
 
 What differs from that code: n is the window L, there it is longer by the steps to be predicted; positions are distances
 alone, with a bias for each head, there learned vectors of places enter too and heads share a bias; time is counted back
@@ -42,12 +42,16 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class HSTUConfig(BackboneConfig):
-    """How wide, and what attention and scores are made of."""
+    """How wide, and what attention and scores are made of; sizes are those of the authors' public run."""
 
     model: str = "hstu"
     """The name."""
+    width: int = 50
+    """Units of the state, D."""
     heads: int = 1
     """Attention heads."""
+    length: int = 200
+    """Steps of history that are read, L."""
     time_bias: bool = False
     """Attention knows how long ago steps were; off, since simulated users' steps have no time."""
     temperature: float | None = 0.05
@@ -188,9 +192,11 @@ class HSTU(nn.Module):
         return self.table.bias
 
     @torch.no_grad()
-    def fill(self, unmet: Tensor, vectors: Tensor, bias: Tensor) -> None:  # noqa: ARG002
-        """Write biases (K,) of the items `unmet` (K,), counted from 0; they are scored by what is read of them."""
+    def fill(self, unmet: Tensor, vectors: Tensor, bias: Tensor) -> None:
+        """Write vectors (K, D) and biases (K,) of the items `unmet` (K,), from 0; cosines are of what is read."""
         self.table.bias[unmet] = bias
+        if self.temperature is None:
+            self.table.vectors()[unmet] = vectors
 
     def _read(self, items: Tensor, feedback: Tensor) -> Tensor:
         read: Tensor = self.table(items, feedback) * self.config.width**0.5

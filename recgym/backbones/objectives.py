@@ -68,7 +68,7 @@ class Negatives(NamedTuple):
 
     @classmethod
     def of(cls, events: Tensor, config: LossConfig) -> Negatives:
-        """From the training steps of each item, (N,)."""
+        """From the training steps of each item, (N,); for "in-batch" from its targets."""
         power = 1.0 if config.name == "in-batch" else config.popularity  # a batch's targets come as often as items do
         weight = (events.double() + 1) ** power
         share = weight / weight.sum()

@@ -38,7 +38,7 @@ class P5Config(BackboneConfig):
     layers: int = 6
     """Layers of the encoder, and of the decoder."""
     heads: int = 8
-    """Attention heads; must divide `width`."""
+    """Attention heads; must divide `width`, unless they are those of `weights`."""
     length: int = 20
     """Steps of history that a prompt holds, L."""
     dropout: float = 0.1
@@ -62,6 +62,10 @@ class P5Config(BackboneConfig):
         if not 2 <= self.clusters < self.tokens:
             raise ValueError(f"clusters is {self.clusters}, expected at least 2 and fewer than tokens ({self.tokens})")
         self._at_least(0, "num_users")
+
+    def _divides(self) -> None:
+        if not self.weights:  # a T5 may have heads of any size
+            super()._divides()
 
 
 class Read(NamedTuple):

@@ -25,10 +25,14 @@ from recgym.types import FloatArray
 
 @dataclass(frozen=True, kw_only=True)
 class SASRecConfig(BackboneConfig):
-    """Which layers, and how wide."""
+    """Which layers, and how wide; sizes are the paper's, whose layers are `layer="original", expansion=1`."""
 
     model: str = "sasrec"
     """The name."""
+    width: int = 50
+    """Units of the state, D."""
+    heads: int = 1
+    """Attention heads."""
     layer: str = "pre-norm"
     """"pre-norm" or "original"."""
     expansion: int = 2

@@ -48,7 +48,8 @@ def recommend(
         mask_seen: leave out what a history holds.
 
     Raises:
-        ValueError: the catalogue has another size than the backbone's, a name is not in it, shapes do not fit.
+        ValueError: the catalogue has another size than the backbone's or a name twice, a name is not in it, shapes do
+            not fit.
     """
     if len(catalogue) != backbone.num_items:
         raise ValueError(f"catalogue has {len(catalogue)} items, the backbone was trained on {backbone.num_items}")
@@ -59,6 +60,9 @@ def recommend(
     if feedback is not None and len(feedback) != len(histories):
         raise ValueError(f"feedback has {len(feedback)} rows, histories has {len(histories)}")
     number = {name: place for place, name in enumerate(catalogue, 1)}
+    if len(number) < len(catalogue):
+        twice, times = Counter(catalogue).most_common(1)[0]
+        raise ValueError(f"catalogue holds {twice!r} {times} times, expected every name once")
     missing: Counter[str] = Counter()
     length = backbone.config.length
     items = np.zeros((len(histories), length), np.int64)

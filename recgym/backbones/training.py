@@ -109,11 +109,13 @@ def train_backbone(
         progress: show a progress bar.
 
     Raises:
-        ValueError: no training or no validation target.
+        ValueError: no training or no validation target, or roles of another log.
         FormatError: the checkpoint is of another run or of a longer one, or all are damaged.
         FloatingPointError: the loss is not finite; the minibatch lies in `folder`.
     """
     folder = Path(folder)
+    if roles.shape != (sequences.num_steps,):
+        raise ValueError(f"roles has shape {roles.shape}, expected one for each of {sequences.num_steps} steps")
     windows = training_windows(sequences, roles, config.length, stride=training.stride, newest=training.newest_window)
     held_out = np.flatnonzero(sequences.targets & (roles == VALIDATION))
     if not len(windows.first) or not len(held_out):
@@ -132,9 +134,12 @@ def train_backbone(
     )
     learner = Learner(module, optimiser, folder, training.learning_rate, clip=5.0)
     begins = windows.first == sequences.offsets[sequences.user_of_step[windows.first]]
-    events = torch.from_numpy(training_events(sequences, roles)).to(training.device)
-    negatives = Negatives.of(events, training.loss)
     wanted: BoolArray = sequences.targets & (roles == TRAIN)
+    if training.loss.name == "in-batch":
+        events = np.bincount(sequences.item[_predicted(windows, begins, wanted)], minlength=sequences.num_items + 1)[1:]
+    else:
+        events = training_events(sequences, roles)
+    negatives = Negatives.of(torch.from_numpy(events).to(training.device), training.loss)
     work = _Work(backbone, learner, sequences, windows, begins, wanted, negatives, training)
     ranker = ranker_of(backbone, sequences)
     curve = run_epochs(
@@ -186,6 +191,16 @@ def training_windows(
         fresh.append(np.append(start, last[:-1] + 1))
     nothing = np.zeros(0, np.int64)
     return Windows(*(np.concatenate([nothing, *parts]) for parts in (firsts, lasts, fresh)))
+
+
+def _predicted(windows: Windows, begins: BoolArray, wanted: BoolArray) -> BoolArray:
+    """Which steps an epoch has as targets, (M,)."""
+    edges = np.zeros(len(wanted) + 1, np.int64)
+    np.add.at(edges, windows.fresh, 1)
+    np.add.at(edges, windows.last + 1, -1)
+    covered: BoolArray = edges.cumsum()[:-1] > 0
+    covered[windows.first[(windows.fresh == windows.first) & ~begins]] = False  # nothing stands before them
+    return covered & wanted
 
 
 @dataclass(frozen=True)

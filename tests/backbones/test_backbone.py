@@ -20,6 +20,7 @@ from recgym.backbones.backbone import (
     register_backbone,
     save_backbone,
 )
+from recgym.backbones.sasrec import SASRecConfig
 from recgym.checks import check_backbone
 from recgym.files import FormatError
 from recgym.trees import leaves
@@ -27,9 +28,11 @@ from recgym.trees import leaves
 ITEMS, FEEDBACK, LENGTH = 30, 2, 6
 
 
-@pytest.fixture(params=sorted(BACKBONES))
+@pytest.fixture(params=[*sorted(BACKBONES), "original"])
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     config = BackboneConfig(model=request.param, width=16, layers=2, heads=2, length=LENGTH)
+    if request.param == "original":
+        config = SASRecConfig(width=16, layers=2, heads=2, length=LENGTH, layer="original", expansion=1)
     made = make_backbone(config, ITEMS, np.array([1.0, 20.0], np.float32), seed=1)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # away from the zeros that would hide mistakes

@@ -11,6 +11,7 @@ import torch
 
 from recgym.backbones.backbone import BackboneConfig, fingerprint, make_backbone
 from recgym.backbones.cold import LEAST_EVENTS, fill_unmet, fit_ridge, item_features
+from recgym.backbones.hstu import HSTUConfig
 from recgym.backbones.training import TrainingConfig, train_backbone
 from recgym.backbones.transrec import into_ball
 from recgym.logs import splits
@@ -103,11 +104,20 @@ def test_new_items_get_their_category_s_mean(monkeypatch: pytest.MonkeyPatch) ->
     assert not backbone.table.embedding.weight[0].any()
 
 
-@pytest.mark.parametrize("model", ["caser", "decoder", "fpmc", "hybrid", "transrec"])
-def test_all_vectors_that_score_or_are_read_are_filled(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+CONFIGS = [
+    HSTUConfig(width=4, length=6, temperature=None),
+    *(
+        BackboneConfig(model=model, width=4, length=6)
+        for model in ("caser", "decoder", "fpmc", "hybrid", "sasrec", "transrec")
+    ),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model)
+def test_all_vectors_that_score_or_are_read_are_filled(config: BackboneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recgym.backbones.cold.fit_ridge.__defaults__", ((0.0,),))
     log, roles = log_of(["a", "b", "a", "b", "a", "b"], [6, 6, 6, 6, 0, 0])
-    backbone = make_backbone(BackboneConfig(model=model, width=4, length=6), 6, np.ones(1, np.float32), seed=2)
+    backbone = make_backbone(config, 6, np.ones(1, np.float32), seed=2)
     with torch.no_grad():
         backbone.table.bias.copy_(torch.arange(6.0))
     before = [part.detach().clone() for part in (backbone.item_vectors(), backbone.item_bias())]
@@ -116,7 +126,7 @@ def test_all_vectors_that_score_or_are_read_are_filled(model: str, monkeypatch: 
     for old, new in zip(before, (backbone.item_vectors(), backbone.item_bias()), strict=True):
         torch.testing.assert_close(new[4:], torch.stack([old[[0, 2]].mean(0), old[[1, 3]].mean(0)]))
         torch.testing.assert_close(new[:4], old[:4])
-    scored = into_ball(read) if model == "transrec" else read  # points that are both read and scored by
+    scored = into_ball(read) if config.model == "transrec" else read  # points that are both read and scored by
     expected = torch.stack([scored[[0, 2]].mean(0), scored[[1, 3]].mean(0)])
     torch.testing.assert_close(backbone.table.inputs()[4:].detach(), expected)
     assert not backbone.table.embedding.weight[0].any()

@@ -19,8 +19,8 @@ from tests.backbones.test_training import CYCLE, ROLES
 __all__ = ["model"]  # a fixture
 
 
-def t5_folder(folder: Path) -> Path:
-    """A tiny T5 with a tokenizer that knows letters alone."""
+def t5_folder(folder: Path, *, heads: int = 2) -> Path:
+    """A tiny T5 with a tokenizer that knows letters alone; heads of four units."""
     tokenizers, transformers = (pytest.importorskip(name) for name in ("tokenizers", "transformers"))
     letters = sorted(set("".join(TEMPLATES)) - {" "})
     vocabulary = {name: place for place, name in enumerate(["<pad>", "</s>", "<unk>", *letters])}
@@ -30,8 +30,9 @@ def t5_folder(folder: Path) -> Path:
     )
     tokenizer.save_pretrained(folder)
     config = transformers.T5Config(
-        vocab_size=len(vocabulary) + 3, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
-    )
+        vocab_size=len(vocabulary) + 3, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=heads,
+        decoder_start_token_id=0,
+    )  # fmt: skip
     transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
     return folder
 
@@ -53,6 +54,18 @@ def test_a_local_t5_is_read_with_its_tokenizer(tmp_path: Path) -> None:
     assert [len(word) for word in first[:4]] == [4, 1, 3, 6]  # user {user} has bought
     found, _ = made.beam_search(made.read(*history(), USERS), 7)
     assert found.sort(1).values.tolist() == [list(range(1, 8))] * 4
+
+
+@needs_p5
+def test_a_t5_whose_heads_do_not_divide_its_width_is_read_and_read_back(tmp_path: Path) -> None:
+    made = make_p5(replace(TINY, weights=str(t5_folder(tmp_path / "t5", heads=3))), CYCLE, ROLES)
+    assert (made.config.width, made.config.heads) == (8, 3)
+    save_p5(made, tmp_path / "p5")
+    again = load_p5(tmp_path / "p5")
+    with torch.no_grad():
+        assert torch.equal(*(one.scores(one.read(*history(), USERS)) for one in (made, again)))
+    with pytest.raises(ValueError, match=r"width is 8, expected a multiple of heads \(3\)"):
+        replace(TINY, width=8, heads=3)
 
 
 @needs_p5

@@ -64,6 +64,8 @@ def test_nobody_gets_nothing(model: str) -> None:
 def test_wrong_arguments_are_named(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="catalogue has 4 items, the backbone was trained on 5"):
         recommend(backbone, NAMES[:4], [[]])
+    with pytest.raises(ValueError, match="catalogue holds 'pot' 2 times, expected every name once"):
+        recommend(backbone, [*NAMES[:4], "pot"], [[]])
     with pytest.raises(ValueError, match="unseen is 'drop'"):
         recommend(backbone, NAMES, [[]], unseen="drop")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"feedback\[0\] has shape \(2, 1\), expected \(1, 2\)"):

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from recgym.backbones import checkpoints
 from recgym.backbones import training as module
-from recgym.backbones.backbone import BACKBONES, BackboneConfig, fingerprint, make_backbone, module_of
-from recgym.backbones.epochs import Curve
-from recgym.backbones.objectives import LOSSES, LossConfig
+from recgym.backbones.backbone import BACKBONES, Backbone, BackboneConfig, fingerprint, make_backbone, module_of
+from recgym.backbones.epochs import Curve, Learner
+from recgym.backbones.objectives import LOSSES, LossConfig, Negatives, loss_of
 from recgym.backbones.ragged import Ragged
 from recgym.backbones.ranking import rank_targets, ranker_of
 from recgym.backbones.training import TrainingConfig, train_backbone, training_windows
@@ -168,6 +169,40 @@ def test_a_loss_that_is_not_finite_stops_with_its_minibatch_saved(tmp_path: Path
     backbone = make_backbone(config, CYCLE.num_items, CYCLE.feedback_scale)
     weights = {name.removeprefix("weights."): t for name, t in saved.items() if name.startswith("weights.")}
     module_of(backbone).load_state_dict(weights)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_moves_a_weight(tmp_path: Path) -> None:
+    point = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(point.weight)
+    learner = Learner(point, torch.optim.SGD(point.parameters(), lr=1.0), tmp_path, 1.0, clip=5.0)
+    with pytest.raises(FloatingPointError, match=r"loss is 0\.0 in epoch 3, the norm of its gradient inf; weights"):
+        learner.step(point.weight.sqrt().sum(), "epoch 3", np.array([4, 7]), torch.tensor([2]))
+    saved = safetensors.torch.load_file(tmp_path / checkpoints.FAILED)
+    assert saved["steps"].tolist() == [4, 7] and saved["weights.weight"].item() == point.weight.item() == 0
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_in_batch_corrects_by_how_often_items_are_targets(
+    newest: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = replace(CYCLE, feedback=(CYCLE.item != 1).astype(np.float32)[:, None])
+    given: list[Tensor] = []
+    predicted = torch.zeros(8, dtype=torch.int64)
+
+    def of(events: Tensor, config: LossConfig) -> Negatives:
+        given.append(events)
+        return Negatives(None, torch.zeros(7))
+
+    def loss(backbone: Backbone, states: Tensor, targets: Tensor, *rest: Any) -> Tensor:
+        predicted.add_(torch.bincount(targets, minlength=8))
+        return loss_of(backbone, states, targets, *rest)
+
+    monkeypatch.setattr("recgym.backbones.training.loss_of", loss)
+    monkeypatch.setattr("recgym.backbones.training.Negatives.of", of)
+    settings = TrainingConfig(epochs=1, loss=LossConfig(name="in-batch", correct=False), newest_window=newest)
+    train_backbone(passed, ROLES, BackboneConfig(width=8, length=6), settings, folder=tmp_path)
+    assert given[0].tolist() == predicted[1:].tolist()
+    assert predicted[1] == 0 and predicted.sum() < (ROLES == 0).sum()
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from experiments.bench.backbones_runs import Ran
 from experiments.bench.backbones_tables import make_rows
 from recgym.backbones.backbone import BACKBONES
 from recgym.backbones.baselines import BASELINES
-from recgym.backbones.training import TrainingConfig
+from recgym.backbones.training import TrainedBackbone, TrainingConfig, train_backbone
 from recgym.files import FormatError
 from recgym.ope.intervals import seeds_and_users
 
@@ -59,6 +60,10 @@ def test_intervals_and_differences_are_those_computed_by_hand() -> None:
     assert rows[2].difference is not None and rows[2].over_seeds is not None
     np.testing.assert_allclose(rows[2].difference.value, 0.125)
     assert make_rows([first], np.arange(4), "full", cutoff=10, reach=0.25)[0].reached == np.inf
+    once = [ran("once", 1, [11, 3, 11, 3], curve=(0.1,))]  # with the training from the same seed
+    assert make_rows([first, once], np.arange(4), "full", cutoff=10, reach=0.2)[1].difference == seeds_and_users(
+        np.array([[-0.5, 0, -1, -0.5]]), np.arange(4)
+    )
 
 
 @pytest.mark.usefixtures("tiny")
@@ -142,6 +147,14 @@ def test_every_row_of_the_table_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_some_rows_are_trained_from_every_seed_and_others_once(tmp_path: Path) -> None:
+    BackbonesBench(models=("sasrec", "gru"), seeds=2, repeated=("sasrec",), epochs=1, threads=1, out=tmp_path)()
+    folder = tmp_path / "sample/published-repeats"
+    assert [row["seeds"] for row in csv.DictReader((folder / "full.csv").read_text().splitlines())] == ["2", "1"]
+    assert not (folder / "gru" / "seed-1").exists()
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_plot_of_lengths_has_a_row_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     BackbonesBench(part="lengths", lengths=(2, 4), epochs=1, threads=1, out=tmp_path)()
     out = capsys.readouterr().out
@@ -152,9 +165,20 @@ def test_a_plot_of_lengths_has_a_row_for_each(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.usefixtures("tiny")
-def test_speed_has_a_row_for_each_training(capsys: pytest.CaptureFixture[str]) -> None:
-    BackbonesBench(part="speed", rounds=1, threads=1, catalogue=0)()
+@pytest.mark.parametrize("bf16", [False, True])
+def test_speed_has_a_row_for_each_training(
+    bf16: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = set()
+
+    def train(*args: Any, **rest: Any) -> TrainedBackbone:
+        found.add(args[3].bf16)
+        return train_backbone(*args, **rest)
+
+    monkeypatch.setattr("experiments.bench.backbones_speed.train_backbone", train)
+    BackbonesBench(part="speed", rounds=1, threads=1, catalogue=0, bf16=bf16)()
     out = capsys.readouterr().out
+    assert found == {bf16} and ("bfloat16" in out) == bf16
     assert all(label in out for label in backbones_speed.TRAININGS)
     assert "20 users ranked among 7 items" in out
 
@@ -224,3 +248,5 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         BackbonesBench(epochs=0)
     with pytest.raises(ValueError, match="no row of quality is called 'lstm'; there are .*sasrec"):
         BackbonesBench(models=("lstm",), out=tmp_path)()
+    with pytest.raises(ValueError, match="no row of quality is called 'lstm'"):
+        BackbonesBench(repeated=("lstm",), out=tmp_path)()

@@ -77,6 +77,9 @@ def test_movielens_judges_the_users_whose_prefix_is_exact_or_all_one_step_earlie
     assert data.roles.tolist() == [TRAIN] * 7 + [VALIDATION, TEST] + [TRAIN] * 3
     questions = make_questions(read_data("ml1m-earlier", tmp_path))
     assert questions.sequences.item[questions.asked].tolist() == [3, 1, 4]
+    for name in ("ml1m", "ml1m-earlier"):
+        with pytest.raises(ValueError, match="'leave-one-out', but the last items of MovieLens-1M's users are not all"):
+            make_questions(read_data(name, tmp_path), split="leave-one-out")
     write(tmp_path, "ml1m/val_input.txt", "5 5 1\n")
     with pytest.raises(LogError, match=r"val_input\.txt, row 1: without its last item"):
         read_data("ml1m", tmp_path)

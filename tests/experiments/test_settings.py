@@ -17,7 +17,7 @@ pytestmark = pytest.mark.experiments
 def test_settings_go_on_top_of_the_config() -> None:
     config = own_config(BackboneConfig(model="sasrec", width=32))
     found = with_settings(config, {"layer": "original", "expansion": "4"}, "the backbone")
-    assert found == SASRecConfig(width=32, layer="original", expansion=4)
+    assert found == SASRecConfig(width=32, heads=2, layer="original", expansion=4)
     assert with_settings(config, {}, "the backbone") is config
 
 
