@@ -79,7 +79,7 @@ def recipes_of(data: str) -> dict[str, Recipe]:
         "decoder": Recipe(model="decoder", sizes=sizes, training=decayed),
         "bert4rec": Recipe(model="bert4rec", sizes=sizes, training=training),
         "caser": Recipe(model="caser", sizes=length, training=replace(training, loss=_SHARED)),
-        "fpmc": Recipe(model="fpmc", sizes=few, training=replace(training, loss=replace(_SHARED, penalty=0.1))),
+        "fpmc": Recipe(model="fpmc", sizes=few, training=decayed),
         "fpmc-bpr": Recipe(model="fpmc", sizes=few, training=replace(training, loss=replace(_BPR, penalty=0.003))),
         "transrec": Recipe(
             model="transrec", sizes=few,

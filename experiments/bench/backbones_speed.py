@@ -26,12 +26,13 @@ from recgym.logs.sequences import Sequences
 from recgym.logs.splits import TEST, TRAIN, Roles
 from recgym.types import FeedbackKind
 
-_PEERS_LIKE = SASRecConfig(width=50, layers=2, heads=1, length=50, expansion=1)
+# SASRec.pytorch's layers are closest to these: the same norms, projections, ReLU and dropouts, in another order.
+_PEERS_LIKE = SASRecConfig(width=50, layers=2, heads=1, length=50, layer="original", expansion=1)
 _WIDE = SASRecConfig(width=64, layers=1, heads=1, length=50)
 _SHARED = LossConfig(name="sampled-softmax", negatives=2_048, shared=True)
 TRAININGS: dict[str, tuple[BackboneConfig, LossConfig]] = {
-    "SASRec 50 x 2, one negative (the peer's size)": (_PEERS_LIKE, LossConfig(name="bce", negatives=1)),
-    "SASRec 50 x 2, all items (the peer's size)": (_PEERS_LIKE, LossConfig()),
+    "SASRec 50 x 2, one negative, original layers": (_PEERS_LIKE, LossConfig(name="bce", negatives=1)),
+    "SASRec 50 x 2, all items, original layers": (_PEERS_LIKE, LossConfig()),
     "SASRec 64 x 1, all items": (_WIDE, LossConfig()),
     "SASRec 64 x 1, 2,048 shared negatives": (_WIDE, _SHARED),
     "SASRec 64 x 1, 256 own negatives": (_WIDE, LossConfig(name="sampled-softmax", negatives=256)),
