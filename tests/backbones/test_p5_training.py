@@ -65,7 +65,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: p
 
 @needs_p5
 def test_a_loss_that_is_not_finite_stops_with_its_minibatch_saved(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"loss is (nan|inf) in epoch 0, minibatch \d"):
+    with pytest.raises(FloatingPointError, match=r"epoch 0, minibatch \d(, the norm of its gradient nan)?; weights"):
         train_p5(SHORT, PARTS, SMALL, P5Training(learning_rate=1e30, batch_size=4), folder=tmp_path)
     saved = safetensors.torch.load_file(tmp_path / checkpoints.FAILED)
     assert len(saved["steps"]) == len(saved["sizes"]) == 4
