@@ -135,7 +135,8 @@ def loss_of(backbone: Backbone, states: Tensor, targets: Tensor, config: LossCon
         if config.shared:
             negative = torch.addmm(bias.index_select(0, drawn), states, rows.T)
         else:
-            negative = torch.bmm(rows.view(*drawn.shape, -1), states.unsqueeze(2)).squeeze(2) + bias[drawn]
+            negative = torch.bmm(rows.view(*drawn.shape, -1), states.unsqueeze(2)).squeeze(2)
+            negative = negative + bias.index_select(0, drawn.flatten()).view_as(drawn)
         loss = _against(positive, negative, drawn, drawn == target.unsqueeze(1), config, negatives)
         held.append(rows)
     return loss + _penalty(config, held) if config.penalty else loss

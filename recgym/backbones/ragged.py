@@ -165,7 +165,11 @@ def distance_mask(width: int, window: int, bias: Tensor | None, like: Tensor) ->
     place = torch.arange(width, device=like.device)
     distance = place.unsqueeze(1) - place  # (width, width): from query to key
     outside = (distance < 0) | (distance >= window)
-    inside = like.new_zeros(1, width, width) if bias is None else bias[:, distance.clamp(0, window - 1)]
+    if bias is None:
+        inside = like.new_zeros(1, width, width)
+    else:  # gather's gradient is added up in order, that of bias[:, ...] as threads come
+        flat = distance.clamp(0, window - 1).flatten().expand(len(bias), -1)
+        inside = bias.gather(1, flat).view(-1, width, width)
     return inside.masked_fill(outside, OUT_OF_REACH).to(like.dtype)
 
 

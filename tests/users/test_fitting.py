@@ -22,6 +22,7 @@ from recgym.users.calibration import Scores, fit_amount, fit_binary, marginal_pr
 from recgym.users.config import UserConfig
 from recgym.users.fidelity import fidelity, reliability
 from recgym.users.fitting import fit_users
+from recgym.users.heads import Heads, HeadShape
 from recgym.users.heldout import auc
 from recgym.users.learned import LearnedUsers
 from recgym.users.slates import read_slates, topics_of
@@ -233,3 +234,19 @@ def test_memory_features_by_hand() -> None:
 def test_impossible_settings_are_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} is {value}"):
         UserConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_the_slope_of_item_vectors_is_the_same_each_time_on_several_threads() -> None:
+    heads = Heads(HeadShape(num_items=40, state_width=4, num_kinds=1))
+    items, threads, found = torch.randint(0, 41, (20_000,)), torch.get_num_threads(), set()
+    weight = torch.randn(20_000, 1)
+    torch.set_num_threads(4)
+    try:
+        for _ in range(10):
+            heads.zero_grad()
+            (weight * heads.rows(items, torch.ones(20_000, 4), torch.zeros(20_000))).sum().backward()
+            assert heads.item_embedding.grad is not None
+            found.add(heads.item_embedding.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
