@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, embedding, gelu, normalize, one_hot, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, gelu, normalize, one_hot, softplus
 
 from agents.encoders import recent
 from agents.networks import ItemScorer
+from recgym.gathering import rows_at
 from recgym.types import Observation
 
 _GAIN = 20.0
@@ -78,7 +79,7 @@ class ClickModel(nn.Module):
         if chosen is None:
             match, past = query @ self.items.T, self._past(ids, views)
         else:
-            match = (embedding(chosen, self.items) @ query.unsqueeze(2))[..., 0]
+            match = (rows_at(self.items, chosen) @ query.unsqueeze(2))[..., 0]
             past = self._past_of(ids, views, chosen)
         odds: Tensor = match + _GAIN * past + self.base(hidden) - self.slope.exp() * self.threshold
         return odds
@@ -90,7 +91,7 @@ class ClickModel(nn.Module):
     def _taste(self, ids: Tensor, views: Tensor) -> Tensor:
         """The weights u that explain the clicks, (B, E)."""
         batch, length = ids.shape
-        shown = embedding((ids - 1).clamp_min(0), self.items)  # (B, L, E)
+        shown = rows_at(self.items, (ids - 1).clamp_min(0))  # (B, L, E)
         place = torch.arange(length, device=ids.device).flip(0)
         slot, age = self.layout.slate_size - 1 - place % self.layout.slate_size, place // self.layout.slate_size
         weight = torch.einsum("bvl,v->bl", views, self.evidence.exp()) * (-softplus(self.fading) * age).exp()  # (B, L)

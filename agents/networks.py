@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, gelu
+from torch.nn.functional import gelu
 
 from agents.encoders import Encoder, History
 from agents.layout import Layout
+from recgym.gathering import rows_at
 from recgym.types import Observation
 
 _PACE = 10.0
@@ -128,14 +129,13 @@ class ItemScorer(nn.Module):
                 query = query + self.query(state).unsqueeze(1)
             if bags is not None:
                 query = query + self.recall(bags).unsqueeze(1)
-            bias = self.bias if few is None else self.bias.index_select(0, few.flatten()).view_as(few)
+            bias = self.bias if few is None else rows_at(self.bias, few)
             query, bias = self.gain * query, self.gain * bias
             if few is None:  # one pass over (B Z, N), which is what a large catalogue costs
                 products = torch.addmm(bias, query.flatten(0, 1), items.T).view(*query.shape[:2], -1)
             else:
-                products = query @ embedding(few, items).mT + (
-                    bias if few.ndim == 1 else bias.unsqueeze(1)
-                )  # (B, Z, K)
+                added = bias if few.ndim == 1 else bias.unsqueeze(1)
+                products = query @ rows_at(items, few).mT + added  # (B, Z, K)
             scores = products.transpose(1, 2)
             if self.encoder.history is not None:
                 past = self._of_past(self.encoder.history, observation)  # (B, N)

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from agents.choice import greedy_probabilities, sample_items, softmax_probabilities, top_items
 from agents.layout import Layout
 from recgym.env.session import CONTEXT_STEPS
+from recgym.gathering import rows_at
 from recgym.types import Observation, Reads
 
 
@@ -92,7 +93,7 @@ class ReturnTransformer(nn.Module):
         before = to_go.unsqueeze(1) + rewards.flip(1).cumsum(1).flip(1)  # (B, L) reward from each item on
         returns = torch.stack([own * before / self.scale, own], 2)
         now = torch.stack([to_go / self.scale, torch.ones_like(to_go)], 1)  # (B, 2)
-        tokens = self.of_item(embedding((items - 1).clamp_min(0), self.items)) + self.of_return(returns)
+        tokens = self.of_item(rows_at(self.items, (items - 1).clamp_min(0))) + self.of_return(returns)
         tokens = tokens + self.of_feedback(feedback.sign() * feedback.abs().log1p())
         last = self.of_state(torch.cat([state, observation.context], 1)) + self.of_return(now)
         tokens = torch.cat([tokens, last.unsqueeze(1)], 1) + self.position  # (B, L + 1, width)

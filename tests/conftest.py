@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,11 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real logs: set RECGYM_DATA to a folder with ml100k/, obd_men/, ...")
     return folder
+
+
+@pytest.fixture
+def several_threads() -> Iterator[None]:
+    """Torch adds up on four threads, where tests have one otherwise."""
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(1)

@@ -121,8 +121,8 @@ def write_tables(
 
 def _difference(runs: Sequence[Ran], first: Sequence[Ran], users: IntArray, ranking: Ranking, cutoff: int) -> Interval:
     """Of trainings from the same seeds; repeating one beside others would hide how far it could have differed."""
-    both = {run.seed for run in runs} & {run.seed for run in first}
     if runs[0].curve and first[0].curve:
+        both = {run.seed for run in runs} & {run.seed for run in first}
         runs, first = ([run for run in part if run.seed in both] for part in (runs, first))
     return seeds_and_users(_values(runs, ranking, cutoff) - _values(first, ranking, cutoff), users)
 

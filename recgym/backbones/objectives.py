@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recgym.backbones import losses
 from recgym.backbones.backbone import Backbone, personal_states
 from recgym.backbones.ragged import Ragged, encode, places
+from recgym.gathering import rows_at
 
 _PAIRWISE = ("bpr", "bpr-max", "top1-max")
 LOSSES = ("cross-entropy", "sampled-softmax", "bpr", "bpr-max", "top1-max", "bce", "gbce", "in-batch")
@@ -136,7 +137,7 @@ def loss_of(backbone: Backbone, states: Tensor, targets: Tensor, config: LossCon
             negative = torch.addmm(bias.index_select(0, drawn), states, rows.T)
         else:
             negative = torch.bmm(rows.view(*drawn.shape, -1), states.unsqueeze(2)).squeeze(2)
-            negative = negative + bias.index_select(0, drawn.flatten()).view_as(drawn)
+            negative = negative + rows_at(bias, drawn)
         loss = _against(positive, negative, drawn, drawn == target.unsqueeze(1), config, negatives)
         held.append(rows)
     return loss + _penalty(config, held) if config.penalty else loss

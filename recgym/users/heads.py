@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import linear
 
+from recgym.gathering import rows_at
 from recgym.users.recent import NUM_FEATURES, NUM_HABITS, NUM_MET
 
 _SHORT_GRID = 64
@@ -87,7 +88,7 @@ class Heads(nn.Module):
         Returns (..., R): gate, shift, direct logits, scaled vector, scaled bias.
         """
         mean, scale = self.score_scale
-        row = self.item_row(torch.cat([vectors, embedding(items, self.item_embedding)], -1))
+        row = self.item_row(torch.cat([vectors, rows_at(self.item_embedding, items)], -1))
         return torch.cat([row, vectors / scale, ((bias - mean) / scale).unsqueeze(-1)], -1)
 
     def offsets(self, context: Tensor) -> Tensor:
@@ -159,7 +160,7 @@ class HeadWeights(NamedTuple):
         logits = linear(hidden, self.out, self.out_bias) + direct + mixed[:, :, width:]  # (B, K, F)
         if len(self.slot) > 1:
             place = torch.arange(rows.shape[1], device=rows.device) if slots is None else slots
-            logits = logits + embedding(place.clamp(max=len(self.slot) - 1), self.slot)
+            logits = logits + rows_at(self.slot, place.clamp(max=len(self.slot) - 1))
         return Shown(logits, hidden, inputs, read[:, width:])
 
     def leave(self, shown: Shown, feedback: Tensor) -> Tensor:

@@ -256,6 +256,7 @@ def test_nothing_to_train_on_is_said() -> None:
         )  # no validation part
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_on_several_threads_the_weights_are_the_same_each_time(tmp_path: Path) -> None:
     """Gradients of many gathered rows must not be added up as threads come."""
     rng = np.random.default_rng(0)
@@ -263,10 +264,5 @@ def test_on_several_threads_the_weights_are_the_same_each_time(tmp_path: Path) -
     roles = np.tile(np.repeat(np.array([0, 1, 2], np.int8), [201, 1, 1]), 32)
     config = BackboneConfig(model="sasrec", width=8, heads=1, layers=1, length=200)
     settings = TrainingConfig(epochs=1, batch_size=16, loss=LossConfig(name="bce", negatives=32))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        runs = [train_backbone(log, roles, config, settings, folder=tmp_path / str(run)) for run in range(4)]
-    finally:
-        torch.set_num_threads(threads)
+    runs = [train_backbone(log, roles, config, settings, folder=tmp_path / str(run)) for run in range(4)]
     assert len({fingerprint(run.backbone) for run in runs}) == 1

@@ -236,17 +236,13 @@ def test_impossible_settings_are_refused(field: str, value: float) -> None:
         UserConfig(**{field: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_the_slope_of_item_vectors_is_the_same_each_time_on_several_threads() -> None:
     heads = Heads(HeadShape(num_items=40, state_width=4, num_kinds=1))
-    items, threads, found = torch.randint(0, 41, (20_000,)), torch.get_num_threads(), set()
-    weight = torch.randn(20_000, 1)
-    torch.set_num_threads(4)
-    try:
-        for _ in range(10):
-            heads.zero_grad()
-            (weight * heads.rows(items, torch.ones(20_000, 4), torch.zeros(20_000))).sum().backward()
-            assert heads.item_embedding.grad is not None
-            found.add(heads.item_embedding.grad.numpy().tobytes())
-    finally:
-        torch.set_num_threads(threads)
+    items, weight, found = torch.randint(0, 41, (20_000,)), torch.randn(20_000, 1), set()
+    for _ in range(10):
+        heads.zero_grad()
+        (weight * heads.rows(items, torch.ones(20_000, 4), torch.zeros(20_000))).sum().backward()
+        assert heads.item_embedding.grad is not None
+        found.add(heads.item_embedding.grad.numpy().tobytes())
     assert len(found) == 1
